@@ -1,0 +1,38 @@
+"""NTK-aware scaled RoPE (bloc97, 2023): a larger rotary base instead of smaller positions."""
+
+from typing import Any
+
+from longatlas import Cost, Method, Option, Position
+from longatlas.lazy import lazy_exports
+
+
+def ntk_aware_rope(config: Any, *, factor: float, impl: str = "auto") -> Position:
+    """Rotary embedding with the base 10000 * factor^(D/(D-2))."""
+    if impl == "reference":
+        from longatlas_plugins.extrapolative_pes.ntk_rope.reference import ntk_rotation
+
+        return Position(rotate=ntk_rotation(config.head_size, factor=factor))
+    from longatlas_plugins.extrapolative_pes.ntk_rope.torch import ntk_rotary
+
+    return Position(rotate=ntk_rotary(config.head_size, factor=factor))
+
+
+METHOD = Method(
+    name="ntk_rope",
+    title="NTK-RoPE",
+    family="extrapolative_pes/extended_rope/scaling",
+    paper="https://www.reddit.com/r/LocalLLaMA/comments/14lz7j5/ntkaware_scaled_rope_allows_llama_models_to_have/",
+    summary="Enlarges the rotary base: the slowest dimension is stretched by the factor, the fastest kept.",
+    fills={"position": ntk_aware_rope},
+    options=(Option("factor", 4.0, "how many times the slowest wavelength is stretched", min=1.0),),
+    cost=Cost(time="T^2", state="T"),
+    impls=("torch", "reference"),
+    training="retrofit",
+    deviations="The factor is fixed; the dynamic variant, which follows the length read so far, is another "
+    "method.",
+    source="Checked against complex rotation in fp64: the first frequency unchanged, the last one divided by "
+    "exactly the factor; plain rotary embedding at factor 1.",
+    equations=(r"\theta_i = b'^{-2i/D}, \quad b' = b\, s^{D/(D-2)}",),
+)
+
+__getattr__ = lazy_exports(__name__, {"ntk_base": ".torch", "ntk_rotary": ".torch"})

@@ -1,0 +1,16 @@
+"""NTK-aware scaled RoPE (bloc97, 2023) with complex numbers and loops, in fp64."""
+
+from __future__ import annotations
+
+from longatlas.slots import Rotate
+from longatlas_plugins.extrapolative_pes.complex_rotation import complex_rotation
+
+
+def ntk_rotation(head_size: int, *, factor: float) -> Rotate:
+    """rotate(q, k, pos): λ with λ^(D/2 - 1) = factor slows pair i by λ^i, so the last one by `factor`."""
+    slower = factor ** (1 / (head_size / 2 - 1))
+
+    def angle(position: int, i: int) -> float:
+        return position / (10000.0 ** (2 * i / head_size) * slower**i)
+
+    return complex_rotation(angle)

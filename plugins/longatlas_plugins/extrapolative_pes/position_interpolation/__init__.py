@@ -1,0 +1,37 @@
+"""Position Interpolation (arXiv:2306.15595): squeezes a longer text into the trained range."""
+
+from typing import Any
+
+from longatlas import Cost, Method, Option, Position
+
+
+def interpolated_rope(config: Any, *, factor: float, impl: str = "auto") -> Position:
+    """Rotary embedding with every position divided by `factor`."""
+    if impl == "reference":
+        from longatlas_plugins.extrapolative_pes.position_interpolation.reference import interpolated_rotation
+
+        return Position(rotate=interpolated_rotation(config.head_size, factor=factor))
+    from longatlas.ops import rotary_embedding
+
+    # section 2.3: f'(x, m) = f(x, m L / L')
+    return Position(rotate=rotary_embedding(config.head_size, position_scale=1.0 / factor))
+
+
+METHOD = Method(
+    name="position_interpolation",
+    title="Position Interpolation",
+    family="extrapolative_pes/extended_rope/scaling",
+    paper="2306.15595",
+    summary="Divides rotary positions by a factor, so that a longer text stays within the trained angles.",
+    fills={"position": interpolated_rope},
+    options=(Option("factor", 4.0, "how many times longer than in training a text may be", min=1.0),),
+    cost=Cost(time="T^2", state="T"),
+    impls=("torch", "reference"),
+    training="retrofit",
+    deviations="Put in without the short fine-tuning that the paper adds.",
+    source="Checked against complex rotation by m/s in fp64, and against plain rotary embedding at factor 1.",
+    equations=(
+        r"f'(x, m) = f\left(x, \tfrac{m}{s}\right), \quad s = L' / L",
+        r"f(x, m)_i = x_i\, e^{\mathrm{i} m \theta_i}, \quad \theta_i = 10000^{-2i/D}",
+    ),
+)

@@ -1,0 +1,13 @@
+"""Built-in methods of the family misc."""
+
+from collections.abc import Callable
+
+from longatlas import Method, hookimpl
+
+METHODS: tuple[Method, ...] = ()
+
+
+@hookimpl
+def register_methods(register: Callable[[Method], None]) -> None:
+    for method in METHODS:
+        register(method)

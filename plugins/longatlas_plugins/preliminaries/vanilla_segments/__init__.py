@@ -1,0 +1,42 @@
+"""Fixed segments without memory: the training and evaluation that Transformer-XL replaced (arXiv:1901.02860, section 3.1)."""
+
+from typing import Any
+
+from longatlas import Attention, Cost, Memory, Method, Option
+
+
+def segment_mask(config: Any, *, segment_len: int) -> Attention:
+    """A query sees the keys of its own segment."""
+
+    def same_segment(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+        return q_idx // segment_len == kv_idx // segment_len
+
+    return Attention(mask_mod=same_segment)
+
+
+def segment_cache(config: Any, *, segment_len: int) -> Memory:
+    """Keep the keys of the unfinished segment only."""
+
+    def extend(k: Any, v: Any, past: Any) -> Any:
+        from longatlas.defaults import grow_cache, keep
+
+        seen = grow_cache(k, v, past)
+        unfinished = seen.past.end - seen.past.end % segment_len
+        return keep(seen, seen.positions >= unfinished)
+
+    return Memory(extend)
+
+
+METHOD = Method(
+    name="vanilla_segments",
+    title="Vanilla segments",
+    family="preliminaries",
+    paper="1901.02860",
+    summary="Cuts the text into fixed segments and forgets everything at each border.",
+    fills={"memory": segment_cache, "attention": segment_mask},
+    options=(Option("segment_len", 256, "tokens in a segment", unit="tokens", min=1),),
+    cost=Cost(time="T*N", state="N"),
+    impls=("torch", "reference"),
+    source="Checked against dense attention with a block-diagonal mask in fp64.",
+    equations=(r"o_i = \sum_{j \le i,\ \lfloor j/N \rfloor = \lfloor i/N \rfloor} \mathrm{softmax}_j(q_i \cdot k_j / \sqrt{D})\, v_j",),
+)

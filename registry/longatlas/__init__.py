@@ -1,0 +1,51 @@
+"""longatlas: the executable survey of long-context Transformers.
+
+What a plugin author needs is here. Importing it loads no torch: names that need torch come on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from longatlas.cards import Cost, Method, Option, Task
+from longatlas.errors import LongAtlasError, UnknownNameError, UnsupportedError
+from longatlas.hookspecs import hookimpl
+from longatlas.lazy import lazy_exports
+from longatlas.slots import Attention, Context, Memory, Position, Prompt, Seen, Where
+
+if TYPE_CHECKING:
+    from longatlas.combination import Combination, parse_spec
+    from longatlas.config import DecoderConfig
+    from longatlas.decoder import Decoder
+
+__all__ = [
+    "Attention",
+    "Combination",
+    "Context",
+    "Cost",
+    "Decoder",
+    "DecoderConfig",
+    "LongAtlasError",
+    "Memory",
+    "Method",
+    "Option",
+    "Position",
+    "Prompt",
+    "Seen",
+    "Task",
+    "UnknownNameError",
+    "UnsupportedError",
+    "Where",
+    "hookimpl",
+    "parse_spec",
+]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Combination": ".combination",
+        "parse_spec": ".combination",
+        "DecoderConfig": ".config",
+        "Decoder": ".decoder",
+    },
+)

@@ -1,0 +1,220 @@
+"""Cards: the frozen facts of a method or a task. Nothing here imports torch; builders do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from longatlas.errors import LongAtlasError, unknown_name
+from longatlas.slots import SLOTS
+
+OptionValue = bool | int | float | str
+Builder = Callable[..., Any]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_POWER_OF_T = re.compile(r"(?<![A-Za-z])T(?![A-Za-z])(?:\^([0-9.]+))?")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting of a method; the dashboard draws its control and the command line checks its value.
+
+    The type is the default's: bool, int, float or str. `min` and `max` are inclusive; `choices` lists the
+    allowed strings. `unit` is a word for the reader ("tokens").
+    """
+
+    name: str
+    default: OptionValue
+    help: str
+    unit: str = ""
+    min: float | None = None
+    max: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_name("option", self.name)
+        self.check(self.default)
+
+    def parse(self, text: str) -> OptionValue:
+        """Read a value from the command line's text. Raises LongAtlasError when it does not fit."""
+        kind = type(self.default)
+        try:
+            if kind is bool:
+                value: OptionValue = {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+            else:
+                value = kind(text)
+        except (KeyError, ValueError):
+            raise LongAtlasError(
+                f"option '{self.name}' is '{text}', which is no {kind.__name__}; {self.rule()}"
+            ) from None
+        return self.check(value)
+
+    def check(self, value: Any) -> OptionValue:
+        """Return `value` when it has the option's type and lies in its bounds, else raise LongAtlasError."""
+        kind = type(self.default)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise LongAtlasError(
+                f"option '{self.name}' is {value!r}, of type {type(value).__name__}; {self.rule()}"
+            )
+        too_low = self.min is not None and not value >= self.min
+        too_high = self.max is not None and not value <= self.max
+        if too_low or too_high or (self.choices and value not in self.choices):
+            raise LongAtlasError(f"option '{self.name}' is {value!r}, out of bounds; {self.rule()}")
+        return value  # type: ignore[no-any-return]
+
+    def rule(self) -> str:
+        """What is allowed, in words: the part of an error that says how to mend it."""
+        if self.choices:
+            return f"it must be one of {', '.join(self.choices)}"
+        words = f"it must be of type {type(self.default).__name__}"
+        if self.min is not None:
+            words += f", at least {self.min:g}"
+        if self.max is not None:
+            words += f", at most {self.max:g}"
+        return words
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Claimed growth, as products of symbols: T tokens, W window, N segment length, M memory length, C chunk.
+
+    `time` is that of a prefill of T tokens ("T^2", "T*W", "T"); `state` is what is carried after T tokens
+    ("T", "W", "1", "log(T)").
+    """
+
+    time: str
+    state: str
+
+    @property
+    def time_exponent(self) -> float:
+        """The claimed exponent of T in the time of a prefill; a factor log(T) counts as zero."""
+        terms = self.time.replace("log(T)", "1").split("+")
+        return max(sum(float(power or 1) for power in _POWER_OF_T.findall(term)) for term in terms)
+
+    @property
+    def state_growth(self) -> str:
+        """The claimed growth of the state with T: `constant`, `log` or `linear`."""
+        if _POWER_OF_T.search(self.state.replace("log(T)", "1")):
+            return "linear"
+        return "log" if "log(T)" in self.state else "constant"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the taxonomy: its facts, and `fills`, the builder for each slot it changes.
+
+    name       unique, snake_case: folder, command-line argument, test id and result column alike
+    title      as the paper spells it
+    family     path of a leaf in taxonomy.yaml, or `preliminaries`
+    paper      arXiv id, or the address of what stands for the paper
+    summary    one sentence
+    fills      slot -> builder; a builder is called as `builder(config, **options)` (see longatlas.slots)
+    options    settings of the method, given to those of its builders that name them as parameters
+    cost       claimed growth of time and state
+    impls      ways to compute it; builders that take `impl` are told which one to use
+    training   "train": must be trained with the model; "retrofit": can be put into a model trained without it
+    requires   importable modules it needs beyond torch ("triton")
+    devices    device types it runs on
+    deviations how it departs from the paper, in words. A sentence that speaks of segments declares that
+               cutting a sequence into segments changes the result (the conformance check then reports the
+               departure instead of failing).
+    source     what it was checked against
+    equations  its mathematics as LaTeX, shown on its page
+
+    Raises LongAtlasError when a field breaks its rule.
+    """
+
+    name: str
+    title: str
+    family: str
+    summary: str
+    fills: Mapping[str, Builder]
+    paper: str = ""
+    options: tuple[Option, ...] = ()
+    cost: Cost = field(default_factory=lambda: Cost(time="T^2", state="T"))
+    impls: tuple[str, ...] = ("torch",)
+    training: str = "train"
+    requires: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    deviations: str = ""
+    source: str = ""
+    equations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_name("method", self.name)
+        for slot, builder in self.fills.items():
+            if slot not in SLOTS:
+                raise unknown_name(f"slot in method '{self.name}':", slot, SLOTS)
+            if not callable(builder):
+                raise LongAtlasError(
+                    f"method '{self.name}' fills slot '{slot}' with {builder!r}, which cannot be called; "
+                    "give a builder: a function (config, **options) that returns what the slot takes"
+                )
+        if not self.summary.strip():
+            raise LongAtlasError(f"method '{self.name}' has an empty summary; write one sentence")
+        if self.training not in ("train", "retrofit"):
+            raise LongAtlasError(
+                f"method '{self.name}' has training={self.training!r}; it must be 'train' or 'retrofit'"
+            )
+        if not self.impls:
+            raise LongAtlasError(f"method '{self.name}' names no impl; give at least one, such as 'torch'")
+        names = [option.name for option in self.options]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise LongAtlasError(f"method '{self.name}' has the option '{twice[0]}' twice; names are unique")
+
+    def resolve_options(self, given: Mapping[str, Any]) -> dict[str, OptionValue]:
+        """All options with their values: those `given`, checked, and the defaults of the others.
+
+        Text values are parsed. Raises UnknownNameError for an option that the method does not have,
+        LongAtlasError for a value out of bounds.
+        """
+        known = {option.name: option for option in self.options}
+        for name in given:
+            if name not in known:
+                raise unknown_name(f"option of method '{self.name}':", name, known)
+        values: dict[str, OptionValue] = {}
+        for name, option in known.items():
+            value = given.get(name, option.default)
+            try:
+                is_text = isinstance(value, str) and not isinstance(option.default, str)
+                values[name] = option.parse(value) if is_text else option.check(value)
+            except LongAtlasError as error:
+                raise LongAtlasError(f"method '{self.name}': {error}") from None
+        return values
+
+
+@dataclass(frozen=True)
+class Task:
+    """A quality task: data made from a seed (or read from a corpus) and how answers are scored.
+
+    name     unique, snake_case
+    title    as the literature spells it
+    summary  what it shows, one sentence
+    paper    arXiv id of its source
+    run      `run(session) -> list of metrics`, called in the worker; see longatlas.tasks
+    presets  preset name -> settings
+    example  one worked example, in words
+    """
+
+    name: str
+    title: str
+    summary: str
+    run: Callable[..., Any]
+    presets: Mapping[str, Mapping[str, Any]]
+    paper: str = ""
+    example: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name("task", self.name)
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise LongAtlasError(
+            f"{kind} name {name!r} is not snake_case; use small letters, digits and '_', a letter first"
+        )

@@ -1,0 +1,157 @@
+"""Method specs: `yarn:factor=4+sliding_window` is one or more methods with options, in disjoint slots."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from longatlas.cards import Builder, Method, OptionValue
+from longatlas.catalog import load_catalog
+from longatlas.errors import LongAtlasError
+from longatlas.slots import MIXER_REPLACES
+
+
+@dataclass(frozen=True)
+class Part:
+    """A method with the values of all its options."""
+
+    method: Method
+    options: Mapping[str, OptionValue]
+
+    @property
+    def spec(self) -> str:
+        """The shortest spelling: options at their defaults are left out."""
+        defaults = {option.name: option.default for option in self.method.options}
+        changed = [(n, v) for n, v in self.options.items() if v != defaults[n]]
+        return ":".join([self.method.name, *(f"{name}={_text(value)}" for name, value in changed)])
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Methods whose slots are disjoint, put into one decoder. Raises LongAtlasError where two clash."""
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise LongAtlasError("a combination is empty; name at least one method")
+        owner: dict[str, str] = {}
+        for part in self.parts:
+            for slot in _claimed(part.method):
+                if slot in owner:
+                    raise LongAtlasError(
+                        f"'{owner[slot]}' and '{part.method.name}' both fill the slot '{slot}'; "
+                        "only methods with disjoint slots combine: leave one of them out"
+                    )
+                owner[slot] = part.method.name
+
+    @property
+    def spec(self) -> str:
+        """The canonical spelling, parts in the order they were given."""
+        return "+".join(part.spec for part in self.parts)
+
+    @property
+    def name(self) -> str:
+        """The methods' names without options."""
+        return "+".join(part.method.name for part in self.parts)
+
+    @property
+    def title(self) -> str:
+        return " + ".join(part.method.title for part in self.parts)
+
+    @property
+    def options(self) -> dict[str, OptionValue]:
+        """All options of all parts; with several parts the keys are `method.option`."""
+        if len(self.parts) == 1:
+            return dict(self.parts[0].options)
+        return {f"{p.method.name}.{name}": value for p in self.parts for name, value in p.options.items()}
+
+    @property
+    def training(self) -> str:
+        """`retrofit` when every part can be put into a model trained without it, else `train`."""
+        return "retrofit" if all(p.method.training == "retrofit" for p in self.parts) else "train"
+
+    @property
+    def host(self) -> Combination:
+        """What a model is trained with before the retrofit parts are put in; vanilla when all are retrofit."""
+        trained = tuple(part for part in self.parts if part.method.training == "train")
+        if len(trained) == len(self.parts):
+            return self
+        return Combination(trained) if trained else parse_spec("vanilla")
+
+    @property
+    def impls(self) -> tuple[str, ...]:
+        """The impls that every part with more than one offers; a part with one impl does not restrict."""
+        choices = [part.method.impls for part in self.parts if len(part.method.impls) > 1]
+        if not choices:
+            return self.parts[0].method.impls
+        return tuple(impl for impl in choices[0] if all(impl in other for other in choices))
+
+    @property
+    def deviations(self) -> str:
+        return " ".join(part.method.deviations for part in self.parts if part.method.deviations)
+
+    def builder(self, slot: str) -> tuple[Builder, dict[str, Any]] | None:
+        """The builder of a slot with its keyword arguments, or None where no part fills it."""
+        for part in self.parts:
+            builder = part.method.fills.get(slot)
+            if builder is not None:
+                return builder, dict(part.options)
+        return None
+
+    def fills(self, slot: str) -> bool:
+        return any(slot in part.method.fills for part in self.parts)
+
+
+def parse_spec(spec: str) -> Combination:
+    """Read `name:option=value:option=value+name...`. Raises LongAtlasError that names what is wrong."""
+    return Combination(tuple(_parse_part(text.strip(), spec) for text in spec.split("+")))
+
+
+def parse_specs(text: str | Iterable[str]) -> list[Combination]:
+    """Read a comma-separated list of specs, or a list of specs; the same spec twice counts once."""
+    specs = text.split(",") if isinstance(text, str) else text
+    found = [parse_spec(spec.strip()) for spec in specs if spec.strip()]
+    return list({combination.spec: combination for combination in found}.values())
+
+
+def as_combination(method: Combination | Method | str) -> Combination:
+    """Accept a spec, a Method or a Combination."""
+    if isinstance(method, Combination):
+        return method
+    if isinstance(method, Method):
+        return Combination((Part(method, method.resolve_options({})),))
+    return parse_spec(method)
+
+
+def call_builder(builder: Builder, config: Any, options: Mapping[str, Any]) -> Any:
+    """Call a builder with those options that it names as parameters (all of them when it takes **kwargs)."""
+    parameters = inspect.signature(builder).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    chosen = {name: value for name, value in options.items() if takes_all or name in parameters}
+    return builder(config, **chosen)
+
+
+def _parse_part(text: str, spec: str) -> Part:
+    name, *pairs = text.split(":")
+    if not name:
+        raise LongAtlasError(f"the spec '{spec}' names no method at one place; write name+name")
+    method = load_catalog().method(name)
+    given: dict[str, str] = {}
+    for pair in pairs:
+        option, equals, value = pair.partition("=")
+        if not equals:
+            raise LongAtlasError(f"'{pair}' in the spec '{spec}' is no option; write name:option=value")
+        given[option] = value
+    return Part(method, method.resolve_options(given))
+
+
+def _claimed(method: Method) -> list[str]:
+    slots = list(method.fills)
+    return slots + [s for s in MIXER_REPLACES if s not in slots] if "mixer" in slots else slots
+
+
+def _text(value: OptionValue) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

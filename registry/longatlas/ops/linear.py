@@ -1,0 +1,207 @@
+"""Causal linear attention with decay, by chunks (arXiv:2401.04658, eq. 6-12)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Elements of q in a superchunk, over all batches and heads: what is worked on at once should stay in the cache.
+SUPERCHUNK_ELEMENTS = 1 << 20
+
+
+class Decays(NamedTuple):
+    """Powers of λ = exp(-decay) for chunks of C tokens, n of them in a superchunk; never a quotient of powers.
+
+    within   [H, 1, C, C]     λ^(i-j) for j <= i, else 0
+    read     [H, 1, C, 1]     λ^(i+1), from the state before the chunk to token i
+    write    [H, 1, C, 1]     λ^(C-1-j), from token j to the state after the chunk
+    between  [H, n+1, n+1]    λ^(C(c-b)) for b <= c, else 0: row c is made of the state at the start and c updates
+    """
+
+    within: Tensor
+    read: Tensor
+    write: Tensor
+    between: Tensor
+
+
+def chunked_linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    decay: Tensor | None = None,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """S_t = exp(-decay) S_{t-1} + k_t^T v_t, o_t = scale q_t S_t, a chunk of tokens at a time.
+
+    q, k [B, T, H, D]; v [B, T, H, E]; decay [H] >= 0, None = no decay; returns o [B, T, H, E] in v's dtype and the
+    final state [B, H, D, E] in fp32 (fp64 for fp64 inputs). `initial_state` has the state's shape. Gradients flow
+    to q, k, v, decay and the initial state, once (no second derivatives where T > 1). Any T, 0 included. `chunk`
+    is C in tokens, by default 64, or 128 where D > 64.
+    """
+    batch, length, heads, size = q.shape
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    if decay is None:
+        decay = torch.zeros(heads, dtype=dtype, device=q.device)
+    if initial_state is None:
+        initial_state = torch.zeros(batch, heads, size, v.shape[-1], dtype=dtype, device=q.device)
+    decay, state = decay.to(dtype), initial_state.to(dtype)
+    if length == 0 or 0 in q.shape or 0 in v.shape:
+        return torch.zeros_like(v), state
+    if length == 1:
+        return _step(q, k, v, decay, scale, state)
+    chunk = chunk or (64 if size <= 64 else 128)
+    out: tuple[Tensor, Tensor] = _Chunked.apply(q, k, v, decay, state, scale, chunk)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _step(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, scale: float, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One token: T = 1."""
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, 1, D]
+    keep = torch.exp(-decay)[:, None, None]
+    state = torch.addcmul(keep * state, k.mT.to(state.dtype), v.to(state.dtype))
+    o = (scale * q.to(state.dtype)) @ state
+    return o.transpose(1, 2).to(v.dtype), state
+
+
+def _powers(decay: Tensor, exponent: Tensor) -> Tensor:
+    """exp(-decay * exponent) [H, ...] where exponent >= 0, else 0; the mask comes before exp."""
+    rate = decay.view(-1, *[1] * exponent.ndim)
+    return torch.exp(-rate * exponent.clamp(min=0)) * (exponent >= 0)
+
+
+def _decays(decay: Tensor, chunk: int, count: int) -> Decays:
+    i = torch.arange(chunk, device=decay.device)
+    c = torch.arange(count + 1, device=decay.device)
+    return Decays(
+        within=_powers(decay, i[:, None] - i)[:, None],
+        read=_powers(decay, i + 1)[:, None, :, None],
+        write=_powers(decay, chunk - 1 - i)[:, None, :, None],
+        between=_powers(decay, chunk * (c[:, None] - c)),
+    )
+
+
+def _pieces(length: int, chunk: int, width: int) -> list[tuple[int, int, int]]:
+    """Superchunks (start, chunks, tokens in a chunk); what is no whole chunk at the end is one of its own."""
+    per_piece = max(1, width // chunk)
+    whole, rest = divmod(length, chunk)
+    pieces = [(i * chunk, min(per_piece, whole - i), chunk) for i in range(0, whole, per_piece)]
+    return pieces + ([(whole * chunk, 1, rest)] if rest else [])
+
+
+def _layout(q: Tensor, decay: Tensor, chunk: int) -> Iterator[tuple[slice, int, int, Decays]]:
+    """Each superchunk's tokens, number of chunks, tokens in a chunk, and decays."""
+    batch, length, heads, size = q.shape
+    made: dict[tuple[int, int], Decays] = {}
+    for start, count, tokens in _pieces(length, chunk, SUPERCHUNK_ELEMENTS // (batch * heads * size)):
+        if (count, tokens) not in made:
+            made[count, tokens] = _decays(decay, tokens, count)
+        yield slice(start, start + count * tokens), count, tokens, made[count, tokens]
+
+
+def _chunks(x: Tensor, count: int, tokens: int, dtype: torch.dtype) -> Tensor:
+    """[B, n*C, H, D] -> [B, H, n, C, D], contiguous, in `dtype`."""
+    batch, _, heads, size = x.shape
+    out = torch.empty(batch, heads, count, tokens, size, dtype=dtype, device=x.device)
+    return out.copy_(x.unflatten(1, (count, tokens)).permute(0, 3, 1, 2, 4))
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """[B, H, n, C, D] -> a view [B, n, C, H, D]."""
+    return x.permute(0, 2, 3, 1, 4)
+
+
+def _states(k: Tensor, v: Tensor, state: Tensor, decays: Decays) -> Tensor:
+    """The state before each chunk and after the last, [B, H, n+1, D, E] (eq. 10 and 12)."""
+    updates = (k * decays.write).mT @ v
+    parts = torch.cat([state.unsqueeze(2), updates], 2)
+    return (decays.between @ parts.flatten(3)).view(parts.shape)
+
+
+class _Chunked(torch.autograd.Function):
+    """Forward and backward a superchunk at a time; only q, k, v and the states between superchunks are kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor, scale: float, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        starts = []
+        with torch.autocast(q.device.type, enabled=False):
+            for where, count, tokens, decays in _layout(q, decay, chunk):
+                starts.append(state)
+                q_, k_, v_ = (_chunks(x[:, where], count, tokens, state.dtype) for x in (q, k, v))
+                o, state = _forward(q_, k_, v_, state, decays, scale)
+                out[:, where].unflatten(1, (count, tokens)).copy_(_tokens(o))
+        ctx.save_for_backward(q, k, v, decay, *starts)
+        ctx.scale, ctx.chunk = scale, chunk
+        return out, state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, decay, *starts = ctx.saved_tensors
+        grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
+        d_decay = torch.zeros_like(decay) if ctx.needs_input_grad[3] else None
+        with torch.autocast(q.device.type, enabled=False):
+            pieces = list(_layout(q, decay, ctx.chunk))
+            for (where, count, tokens, decays), start in zip(reversed(pieces), reversed(starts), strict=True):
+                inputs = [_chunks(x[:, where], count, tokens, decay.dtype) for x in (q, k, v, d_out)]
+                *found, d_state, d_rate = _backward(inputs, start, d_state, decays, ctx.scale, d_decay is not None)
+                for grad, part in zip(grads, found, strict=True):
+                    grad[:, where].unflatten(1, (count, tokens)).copy_(_tokens(part))
+                if d_decay is not None:
+                    d_decay -= d_rate
+        return *grads, d_decay, d_state, None, None
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, decays: Decays, scale: float
+) -> tuple[Tensor, Tensor]:
+    """One superchunk: q, k, v [B, H, n, C, D or E] -> o of v's shape and the state after it."""
+    states = _states(k, v, state, decays)
+    scores = (q @ k.mT).mul_(decays.within)
+    o = (scores @ v).add_((q * decays.read) @ states[:, :, :-1])  # eq. 9 and 11
+    return o.mul_(scale), states[:, :, -1].clone()
+
+
+def _backward(
+    inputs: list[Tensor], state: Tensor, d_state: Tensor, decays: Decays, scale: float, with_rate: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of one superchunk to q, k, v, the state before it and log λ, given those to o and the state after it."""
+    q, k, v, d_out = inputs
+    d_out = d_out.mul_(scale)
+    states = _states(k, v, state, decays)
+    # The gradient to the state after each chunk obeys the same recurrence, backwards in time.
+    reads = (q * decays.read).mT @ d_out
+    parts = torch.cat([reads, d_state.unsqueeze(2)], 2)
+    d_states = (decays.between.mT @ parts.flatten(3)).view(parts.shape)
+    after = d_states[:, :, 1:]
+    scores = (q @ k.mT).mul_(decays.within)
+    d_v = (scores.mT @ d_out).add_((k * decays.write) @ after)
+    d_scores = (d_out @ v.mT).mul_(decays.within)
+    d_q = (d_scores @ k).add_((d_out @ states[:, :, :-1].mT).mul_(decays.read))
+    d_k = (d_scores.mT @ q).add_((v @ after.mT).mul_(decays.write))
+    rate = _rate(q, k, d_q, d_k, states[:, :, 1:], after) if with_rate else d_state
+    return d_q, d_k, d_v, d_states[:, :, 0].clone(), rate
+
+
+def _rate(q: Tensor, k: Tensor, d_q: Tensor, d_k: Tensor, states: Tensor, after: Tensor) -> Tensor:
+    """The gradient to log λ [H]: each term carries λ to the power of the distance that it spans in its chunk.
+
+    With places 1 ... C for queries and keys, 0 and C for the states, that distance is a difference of places, so
+    the sum splits into one over queries, one over keys and one over states.
+    """
+    tokens = q.shape[3]
+    place = torch.arange(1, tokens + 1, device=q.device, dtype=q.dtype)
+    per_token = (d_q * q - d_k * k).sum(-1) @ place  # [B, H, n]
+    per_state = tokens * (after * states).sum((-1, -2))
+    return (per_token + per_state).sum((0, 2))

@@ -1,0 +1,139 @@
+"""Loads plugins one by one, so that a broken one costs itself and nothing else."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import pluggy
+
+from longatlas import hookspecs
+from longatlas.cards import Method, Task
+from longatlas.errors import LongAtlasError, unknown_name
+from longatlas.taxonomy import Taxonomy
+
+GROUP = "longatlas"
+HOOKS = ("register_methods", "register_tasks", "register_commands")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point of the group `longatlas`, loaded or broken.
+
+    error  "" when it loaded; else what went wrong, on one line
+    """
+
+    name: str
+    version: str
+    distribution: str
+    methods: tuple[Method, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    error: str = ""
+    manager: pluggy.PluginManager | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a plugin comes from: its name, and how to import it."""
+
+    name: str
+    load: Callable[[], Any]
+    version: str = ""
+    distribution: str = ""
+
+
+def installed_sources() -> list[Source]:
+    """The entry points of the group, built-ins first, then by name."""
+    sources = []
+    for point in metadata.entry_points(group=GROUP):
+        dist = point.dist
+        name, version = (dist.name, dist.version) if dist else ("", "")
+        sources.append(Source(point.name, point.load, version, name))
+    return sorted(sources, key=lambda s: (s.distribution != "longatlas", s.distribution, s.name))
+
+
+def load_plugins(sources: Iterable[Source], taxonomy: Taxonomy) -> list[Plugin]:
+    """Load each source in turn. A plugin is taken whole or not at all; a failure is kept as its `error`."""
+    plugins: list[Plugin] = []
+    owners: dict[str, str] = {}
+    for source in sources:
+        try:
+            plugin = _load_one(source, taxonomy, owners)
+        except (Exception, SystemExit) as error:
+            plugin = Plugin(source.name, source.version, source.distribution, error=_describe(error))
+        for card in (*plugin.methods, *plugin.tasks):
+            owners[f"{type(card).__name__.lower()} {card.name}"] = source.name
+        plugins.append(plugin)
+    return plugins
+
+
+def _load_one(source: Source, taxonomy: Taxonomy, owners: dict[str, str]) -> Plugin:
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    module = source.load()
+    manager.register(module, source.name)
+    _check_hooks(manager, module)
+    methods: list[Method] = []
+    tasks: list[Task] = []
+    manager.hook.register_methods(register=methods.append)
+    manager.hook.register_tasks(register=tasks.append)
+    for kind, cards in ((Method, methods), (Task, tasks)):
+        _check_cards(kind, cards, owners)
+    for method in methods:
+        _check_family(method, taxonomy)
+    return Plugin(
+        source.name,
+        source.version,
+        source.distribution,
+        tuple(methods),
+        tuple(tasks),
+        manager=manager,
+    )
+
+
+def _check_hooks(manager: pluggy.PluginManager, module: Any) -> None:
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        found = re.search(r"unknown hook '(\w+)'", str(error))
+        if found:
+            raise unknown_name("hook", found[1], HOOKS) from None
+        raise
+    if not manager.get_hookcallers(module):
+        raise LongAtlasError(
+            f"implements none of the hooks {', '.join(HOOKS)}; mark a function of that name with @longatlas.hookimpl"
+        )
+
+
+def _check_cards(kind: type, cards: list[Any], owners: dict[str, str]) -> None:
+    word = kind.__name__
+    seen: set[str] = set()
+    for card in cards:
+        if not isinstance(card, kind):
+            raise LongAtlasError(f"registered {card!r}; register takes a longatlas.{word}")
+        owner = owners.get(f"{word.lower()} {card.name}")
+        if owner or card.name in seen:
+            raise LongAtlasError(
+                f"{word.lower()} name '{card.name}' is taken by plugin '{owner or 'itself'}'; names are unique: rename it"
+            )
+        seen.add(card.name)
+
+
+def _check_family(method: Method, taxonomy: Taxonomy) -> None:
+    try:
+        taxonomy.leaf(method.family)
+    except LongAtlasError as error:
+        raise LongAtlasError(f"method '{method.name}': {error}") from None
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, LongAtlasError):
+        return str(error)
+    text = " ".join(traceback.format_exception_only(error)[-1].split())
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}, line {frames[-1].lineno})" if frames else ""
+    return text + place

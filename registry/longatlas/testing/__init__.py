@@ -1,0 +1,10 @@
+"""The conformance kit: what every method must hold, checked by one call.
+
+`check_method("my_method")` is the only test a plugin needs; `longatlas verify my_method` is the same on the
+command line.
+"""
+
+from longatlas.testing.report import CheckResult, ConformanceError, Report
+from longatlas.testing.runner import check_method, verify_method
+
+__all__ = ["CheckResult", "ConformanceError", "Report", "check_method", "verify_method"]

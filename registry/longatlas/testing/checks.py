@@ -1,0 +1,290 @@
+"""The checks: each takes a Case and raises AssertionError (it fails) or SkipCheck (it does not apply)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longatlas.decoder import Decoder
+from longatlas.slot_mixer import SlotMixer
+from longatlas.state import state_bytes, tensors
+from longatlas.testing.case import Case
+from longatlas.testing.compare import require, require_close, rms_ratio
+from longatlas.testing.heads import permute_heads
+from longatlas.testing.report import SkipCheck
+
+EXACT = 1e-9  # allowed RMS ratio between two fp64 computations of the same thing
+SINGLE = 1e-4  # and of an fp32 computation against fp64
+
+
+def builds(case: Case) -> None:
+    """A decoder can be built with the default options and with scaled ones, in every impl."""
+    for impl in ("auto", "reference"):
+        case.decoder(impl=impl)
+        case.decoder(impl=impl, defaults=True)
+
+
+def shape_and_dtype(case: Case) -> None:
+    """Logits are [B, T, V] in the weights' dtype and finite, in fp64, fp32 and bf16."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        with torch.no_grad():
+            logits, _ = case.decoder(dtype=dtype)(case.tokens(70))
+        length = 1 if case.is_context else 70
+        expected = [2, length, case.config.vocab_size]
+        require(list(logits.shape) == expected, f"logits are {list(logits.shape)}, not {expected}")
+        require(logits.dtype == dtype, f"logits of a {dtype} decoder are {logits.dtype}")
+        require(bool(torch.isfinite(logits).all()), f"logits in {dtype} are not finite everywhere")
+
+
+def odd_lengths(case: Case) -> None:
+    """Lengths 1, 63 and 500 work with the default options and with scaled ones."""
+    for length in (1, 63, 500):
+        for defaults in (True, False):
+            with torch.no_grad():
+                logits, _ = case.decoder(dtype=torch.float32, defaults=defaults)(case.tokens(length))
+            require(bool(torch.isfinite(logits).all()), f"logits at T = {length} are not finite everywhere")
+
+
+def causality(case: Case) -> None:
+    """Changing token t changes no output before t, and does change the output at t."""
+    decoder = case.decoder()
+    tokens = case.tokens(150)
+    with torch.no_grad():
+        state = case.start(decoder)
+        before, _ = decoder(tokens, state)
+        for t in (1, 47, 48, 97, 149):
+            changed = tokens.clone()
+            changed[:, t] = (changed[:, t] + 1) % case.config.vocab_size
+            after, _ = decoder(changed, state)
+            worst = float((after[:, :t] - before[:, :t]).abs().max())
+            require(worst <= EXACT, f"changing token {t} of 150 changes an output before it by {worst:.2e}")
+            require(not torch.equal(after[:, t], before[:, t]), f"changing token {t} leaves its output as it was")
+
+
+def segments_equal_whole(case: Case) -> None:
+    """A sequence read in pieces, cut anywhere, gives the same outputs and the same state as in one call."""
+    _compare_pieces(case, [1, 47, 1, 63, 80, 8], 200)
+    _compare_pieces(case, [96, 104], 200)
+
+
+def decode_equals_prefill(case: Case) -> None:
+    """Token by token gives the same outputs and the same state as one call."""
+    _compare_pieces(case, [1] * 110, 110)
+
+
+def _compare_pieces(case: Case, pieces: Sequence[int], length: int) -> None:
+    decoder = case.decoder()
+    tokens = case.tokens(length)
+    with torch.no_grad():
+        state = case.start(decoder)
+        whole, whole_state = decoder(tokens, state)
+        outputs = []
+        for piece in tokens.split(list(pieces), 1):
+            output, state = decoder(piece, state)
+            outputs.append(output)
+    what = f"{length} tokens in {len(pieces)} calls against one call: "
+    require_close(torch.cat(outputs, 1), whole, EXACT, what + "the output")
+    _compare_states(state, whole_state, [EXACT] * len(tensors(whole_state)), what)
+
+
+def _compare_states(found: Any, expected: Any, tolerances: Sequence[float], what: str) -> None:
+    a, b = tensors(found), tensors(expected)
+    require(len(a) == len(b), f"{what}the final state has {len(a)} tensors, not {len(b)}")
+    for i, (x, y, tolerance) in enumerate(zip(a, b, tolerances, strict=True)):
+        require_close(x, y, tolerance, f"{what}tensor {i} of the final state")
+
+
+def finite_gradients(case: Case) -> None:
+    """The training loss gives every parameter a gradient that is finite and not all zero."""
+    _skip_if_context(case)
+    decoder = case.decoder(dtype=torch.float32)
+    decoder.loss(case.tokens(200)).backward()  # type: ignore[no-untyped-call]
+    for name, parameter in decoder.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        require(parameter.grad is not None, f"parameter '{name}' gets no gradient")
+        assert parameter.grad is not None
+        require(bool(torch.isfinite(parameter.grad).all()), f"the gradient of '{name}' is not finite")
+        require(bool((parameter.grad != 0).any()), f"the gradient of '{name}' is zero everywhere")
+
+
+def impls_match_reference(case: Case) -> None:
+    """Every impl gives the reference's outputs, final state and gradients, in fp64 and in fp32.
+
+    fp32 may differ from the fp64 reference by an RMS ratio of 1e-4, or four times what the reference itself
+    loses in fp32 where that is more (rounding, top-k).
+    """
+    for impl in case.combination.impls:
+        if impl == "reference":
+            continue
+        for length in (1, 63, 130):
+            _compare_impl(case, impl, length)
+
+
+def _compare_impl(case: Case, impl: str, length: int) -> None:
+    exact = _evidence(case, "reference", torch.float64, length)
+    double = _evidence(case, impl, torch.float64, length)
+    single = _evidence(case, impl, torch.float32, length)
+    rough = _evidence(case, "reference", torch.float32, length)
+    require(
+        [name for name, _ in double] == [name for name, _ in exact],
+        f"impl '{impl}' at T = {length} has other outputs, state or parameters than the reference",
+    )
+    for (name, expected), (_, a), (_, b), (_, c) in zip(exact, double, single, rough, strict=True):
+        what = f"impl '{impl}' at T = {length}: {name}"
+        if float(expected.double().square().mean().sqrt()) < 1e-12:
+            require(float(a.abs().max()) < 1e-9, f"{what} should be zero")
+            continue
+        require_close(a, expected, EXACT, f"{what} (fp64)")
+        require_close(b, expected, max(SINGLE, 4 * rms_ratio(c, expected)), f"{what} (fp32)")
+
+
+def _evidence(case: Case, impl: str, dtype: torch.dtype, length: int) -> list[tuple[str, Tensor]]:
+    """Outputs, final state and gradients of one run, by name."""
+    decoder = case.decoder(impl=impl, dtype=dtype)
+    tokens = case.tokens(length)
+    if case.is_context:
+        with torch.no_grad():
+            logits, state = decoder(case.tokens(200, seed=7))
+            more, state = decoder(tokens, state)
+        return [("the answer", logits), ("the output", more), *_named_state(state)]
+    logits, state = decoder(tokens)
+    weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    (logits * weight.to(logits)).sum().backward()
+    gradients = [
+        (f"the gradient of {name}", p.grad if p.grad is not None else torch.zeros_like(p))
+        for name, p in decoder.named_parameters()
+    ]
+    return [("the output", logits.detach()), *_named_state(state), *gradients]
+
+
+def _named_state(state: Any) -> list[tuple[str, Tensor]]:
+    return [(f"tensor {i} of the final state", t.detach()) for i, t in enumerate(tensors(state))]
+
+
+def batch_permutation(case: Case) -> None:
+    """Sequences of a batch do not influence one another."""
+    decoder = case.decoder()
+    tokens = case.tokens(150, batch=3)
+    order = torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        require_close(decoder(tokens[order])[0], decoder(tokens)[0][order], EXACT, "a permuted batch")
+        require_close(decoder(tokens[:1])[0], decoder(tokens)[0][:1], EXACT, "a sequence on its own")
+
+
+def head_permutation(case: Case) -> None:
+    """Renaming the heads changes nothing; heads that differ by a score_mod are independent of one another."""
+    decoder = case.decoder()
+    tokens = case.tokens(150)
+    with torch.no_grad():
+        before = decoder(tokens)[0]
+        if _heads_differ(decoder):
+            _check_independence(decoder, case)
+            return
+        permute_heads(decoder, torch.tensor([2, 0, 3, 1]))
+        require_close(decoder(tokens)[0], before, EXACT, "the output with permuted heads")
+
+
+def _heads_differ(decoder: Decoder) -> bool:
+    mixers = [m for m in decoder.modules() if isinstance(m, SlotMixer)]
+    return any(m.position.score_mod is not None for m in mixers)
+
+
+def _check_independence(decoder: Decoder, case: Case) -> None:
+    config = case.config
+    generator = torch.Generator().manual_seed(5)
+    shape = (2, 150, config.n_heads, config.head_size)
+    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
+    for mixer in (m for m in decoder.modules() if isinstance(m, SlotMixer)):
+        before, _ = mixer.mix(q, k, v, None)
+        changed = [torch.cat([torch.randn_like(x[:, :, :1]), x[:, :, 1:]], 2) for x in (q, k, v)]
+        after, _ = mixer.mix(*changed, None)
+        require_close(after[:, :, 1:], before[:, :, 1:], EXACT, "heads 1 to 3 after a change of head 0")
+
+
+def state_growth(case: Case) -> None:
+    """The state's measured bytes grow with T as the card claims: constant, log or linear."""
+    decoder = case.decoder(dtype=torch.float32)
+    lengths = (512, 1024, 2048, 4096)
+    sizes = []
+    for length in lengths:
+        with torch.no_grad():
+            sizes.append(state_bytes(decoder(case.tokens(length, batch=1))[1]))
+    found = growth_of(sizes)
+    claimed = "constant"
+    for part in case.combination.parts:
+        if set(part.method.fills) & {"memory", "mixer", "context", "model"} or len(case.combination.parts) == 1:
+            claimed = max(claimed, part.method.cost.state_growth, key=("constant", "log", "linear").index)
+    pairs = ", ".join(f"{s} bytes at T = {t}" for t, s in zip(lengths, sizes, strict=True))
+    require(found == claimed, f"the state grows {found} ({pairs}), but the card claims {claimed}")
+
+
+def growth_of(sizes: Sequence[int]) -> str:
+    """`constant`, `log` or `linear`, from sizes at lengths that double each time."""
+    steps = [b - a for a, b in zip(sizes, sizes[1:], strict=False)]
+    if steps[-1] <= 0.02 * sizes[-1]:
+        return "constant"
+    return "linear" if steps[-1] > 1.5 * steps[-2] else "log"
+
+
+def determinism(case: Case) -> None:
+    """The same seed gives the same weights and outputs, bit for bit; a call leaves its state as it was."""
+    tokens = case.tokens(150)
+    with torch.no_grad():
+        first, second = case.decoder(dtype=torch.float32), case.decoder(dtype=torch.float32)
+        require(torch.equal(first(tokens)[0], second(tokens)[0]), "two decoders from one seed differ")
+        _, state = first(tokens)
+        kept = [t.clone() for t in tensors(state)]
+        once, again = first(tokens, state)[0], first(tokens, state)[0]
+        require(torch.equal(once, again), "two calls from one state differ")
+        same = all(torch.equal(a, b) for a, b in zip(kept, tensors(state), strict=True))
+        require(same, "a call changed the state that it was given")
+
+
+def save_and_load(case: Case) -> None:
+    """Weights and state survive a round trip through a file."""
+    tokens = case.tokens(100)
+    first, second = case.decoder(dtype=torch.float32), case.decoder(dtype=torch.float32, seed=9)
+    with torch.no_grad():
+        _, state = first(tokens)
+        second.load_state_dict(_round_trip(first.state_dict()))
+        expected = first(tokens, state)[0]
+        found = second(tokens, _round_trip(state))[0]
+    require(torch.equal(found, expected), "a decoder and state loaded from a file continue differently")
+
+
+def _round_trip(value: Any) -> Any:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+def _skip_if_context(case: Case) -> None:
+    if case.is_context:
+        raise SkipCheck("a context method is put around a trained decoder; it is not trained itself")
+
+
+Check = Callable[[Case], None]
+
+CHECKS: tuple[Check, ...] = (
+    builds,
+    shape_and_dtype,
+    odd_lengths,
+    causality,
+    segments_equal_whole,
+    decode_equals_prefill,
+    finite_gradients,
+    impls_match_reference,
+    batch_permutation,
+    head_permutation,
+    state_growth,
+    determinism,
+    save_and_load,
+)
+
+SEGMENTATION = (segments_equal_whole, decode_equals_prefill)
