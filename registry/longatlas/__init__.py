@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from longatlas.combination import Combination, parse_spec
     from longatlas.config import DecoderConfig
     from longatlas.decoder import Decoder
+    from longatlas.plan import Plan
+    from longatlas.running import run
+    from longatlas.store import Store
 
 __all__ = [
     "Attention",
@@ -28,16 +31,19 @@ __all__ = [
     "LongAtlasError",
     "Memory",
     "Method",
+    "Plan",
     "Option",
     "Position",
     "Prompt",
     "Seen",
+    "Store",
     "Task",
     "UnknownNameError",
     "UnsupportedError",
     "Where",
     "hookimpl",
     "parse_spec",
+    "run",
 ]
 
 __getattr__ = lazy_exports(
@@ -47,5 +53,8 @@ __getattr__ = lazy_exports(
         "parse_spec": ".combination",
         "DecoderConfig": ".config",
         "Decoder": ".decoder",
+        "Plan": ".plan",
+        "run": ".running",
+        "Store": ".store",
     },
 )

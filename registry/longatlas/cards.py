@@ -60,11 +60,15 @@ class Option:
             raise LongAtlasError(
                 f"option '{self.name}' is {value!r}, of type {type(value).__name__}; {self.rule()}"
             )
-        too_low = self.min is not None and not value >= self.min
-        too_high = self.max is not None and not value <= self.max
-        if too_low or too_high or (self.choices and value not in self.choices):
+        if not self._in_bounds(value):
             raise LongAtlasError(f"option '{self.name}' is {value!r}, out of bounds; {self.rule()}")
-        return value  # type: ignore[no-any-return]
+        checked: OptionValue = value
+        return checked
+
+    def _in_bounds(self, value: Any) -> bool:
+        above = self.min is None or value >= self.min
+        below = self.max is None or value <= self.max
+        return above and below and (not self.choices or value in self.choices)
 
     def rule(self) -> str:
         """What is allowed, in words: the part of an error that says how to mend it."""

@@ -86,6 +86,17 @@ def obstacles(method: Method) -> list[tuple[str, str]]:
     return found
 
 
+def auto_impl(method: Method) -> tuple[str, str]:
+    """What `impl="auto"` means on this machine, with the reason: the card's first impl that can run here."""
+    passed = []
+    for impl in method.impls:
+        if impl == "triton" and not (has_cuda() and importlib.util.find_spec("triton")):
+            passed.append("triton needs an NVIDIA GPU and the module triton")
+            continue
+        return impl, "; ".join(["the first of its impls that runs here", *passed])
+    return "reference", "; ".join(["none of its fast impls runs here", *passed])
+
+
 def has_cuda() -> bool:
     """Whether an NVIDIA driver is on this machine, found without loading torch."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None

@@ -89,6 +89,14 @@ class Combination:
             return self.parts[0].method.impls
         return tuple(impl for impl in choices[0] if all(impl in other for other in choices))
 
+    def resolve_impl(self, impl: str, device: str) -> str:
+        """The impl that `auto` stands for on a device: triton on CUDA where there is one, else the first fast one."""
+        if impl != "auto":
+            return impl
+        if device == "cuda" and "triton" in self.impls:
+            return "triton"
+        return next((name for name in self.impls if name not in ("triton", "reference")), self.impls[0])
+
     @property
     def deviations(self) -> str:
         return " ".join(part.method.deviations for part in self.parts if part.method.deviations)

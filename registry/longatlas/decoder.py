@@ -38,7 +38,9 @@ class ShortConv(nn.Module):
 
     def __init__(self, width: int, taps: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(functional.one_hot(torch.tensor(taps - 1), taps).float().repeat(width, 1, 1))
+        self.weight = nn.Parameter(
+            functional.one_hot(torch.tensor(taps - 1), taps).float().repeat(width, 1, 1)
+        )
 
     def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """x [B, T, d_model]; past: the last taps - 1 inputs [B, taps - 1, d_model]."""
@@ -86,11 +88,11 @@ class Stack(nn.Module):
         )
         self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self._initialise(config)
+        self._initialise()
 
-    def _initialise(self, config: DecoderConfig) -> None:
+    def _initialise(self) -> None:
         nn.init.normal_(self.embedding.weight, std=0.02)
-        nn.init.normal_(self.head.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.head.weight, std=0.02)
 
     def forward(self, tokens: Tensor, state: DecoderState | None) -> tuple[Tensor, DecoderState]:
         start = state.position if state else 0
@@ -129,7 +131,7 @@ class _Builders:
         )
 
     def ffn(self, layer: int) -> nn.Module | None:
-        if self.config.hidden == 0 and not self.combination.fills("ffn"):
+        if self.config.hidden == 0:
             return None
         return as_module("ffn", self("ffn", layer))
 

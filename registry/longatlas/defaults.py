@@ -49,9 +49,7 @@ def grow_cache(k: Tensor, v: Tensor, past: KVCache | None) -> Seen:
 def keep(seen: Seen, kept: Tensor) -> Seen:
     """`seen` with a past that holds only the keys where the bool tensor `kept` [S] is true."""
     cache: KVCache = seen.past
-    return seen._replace(
-        past=KVCache(cache.k[:, kept], cache.v[:, kept], cache.positions[kept], cache.end)
-    )
+    return seen._replace(past=KVCache(cache.k[:, kept], cache.v[:, kept], cache.positions[kept], cache.end))
 
 
 def attention(config: DecoderConfig) -> Attention:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -65,8 +65,9 @@ def load_plugins(sources: Iterable[Source], taxonomy: Taxonomy) -> list[Plugin]:
             plugin = _load_one(source, taxonomy, owners)
         except (Exception, SystemExit) as error:
             plugin = Plugin(source.name, source.version, source.distribution, error=_describe(error))
-        for card in (*plugin.methods, *plugin.tasks):
-            owners[f"{type(card).__name__.lower()} {card.name}"] = source.name
+        cards: tuple[Method | Task, ...] = (*plugin.methods, *plugin.tasks)
+        for card in cards:
+            owners[_title(card)] = source.name
         plugins.append(plugin)
     return plugins
 
@@ -81,8 +82,8 @@ def _load_one(source: Source, taxonomy: Taxonomy, owners: dict[str, str]) -> Plu
     tasks: list[Task] = []
     manager.hook.register_methods(register=methods.append)
     manager.hook.register_tasks(register=tasks.append)
-    for kind, cards in ((Method, methods), (Task, tasks)):
-        _check_cards(kind, cards, owners)
+    _check_cards(Method, methods, owners)
+    _check_cards(Task, tasks, owners)
     for method in methods:
         _check_family(method, taxonomy)
     return Plugin(
@@ -109,18 +110,23 @@ def _check_hooks(manager: pluggy.PluginManager, module: Any) -> None:
         )
 
 
-def _check_cards(kind: type, cards: list[Any], owners: dict[str, str]) -> None:
-    word = kind.__name__
+def _check_cards(kind: type[Method] | type[Task], cards: Sequence[Any], owners: dict[str, str]) -> None:
     seen: set[str] = set()
     for card in cards:
         if not isinstance(card, kind):
-            raise LongAtlasError(f"registered {card!r}; register takes a longatlas.{word}")
-        owner = owners.get(f"{word.lower()} {card.name}")
-        if owner or card.name in seen:
+            raise LongAtlasError(f"registered {card!r}; register takes a longatlas.{kind.__name__}")
+        title = _title(card)
+        owner = owners.get(title) or ("itself" if title in seen else "")
+        if owner:
             raise LongAtlasError(
-                f"{word.lower()} name '{card.name}' is taken by plugin '{owner or 'itself'}'; names are unique: rename it"
+                f"the name of {title} is taken by plugin '{owner}'; names are unique: rename it"
             )
-        seen.add(card.name)
+        seen.add(title)
+
+
+def _title(card: Method | Task) -> str:
+    """Kind and name, such as "method 'alibi'"."""
+    return f"{type(card).__name__.lower()} '{card.name}'"
 
 
 def _check_family(method: Method, taxonomy: Taxonomy) -> None:

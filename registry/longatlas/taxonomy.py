@@ -204,7 +204,9 @@ def _node(entry: yamlfile.Entry, name: str, path: str, module: str) -> Node:
     module = _module(entry, module)
     title, summary = entry.get("title", str), entry.get("summary", str)
     if entry.has("children") == entry.has("papers"):
-        raise entry.error("must have either 'children' (an inner node) or 'papers' (a leaf; the list may be empty)")
+        raise entry.error(
+            "must have either 'children' (an inner node) or 'papers' (a leaf; the list may be empty)"
+        )
     children: list[Node] = []
     if entry.has("children"):
         below = entry.entry("children")
@@ -237,7 +239,9 @@ def _paper(entry: yamlfile.Entry) -> Paper:
     for key in ("url", "code"):
         value = getattr(paper, key)
         if value and not value.startswith(("https://", "http://")):
-            raise entry.key_error(key, f"is '{value}'; expected an address that starts with https:// or http://")
+            raise entry.key_error(
+                key, f"is '{value}'; expected an address that starts with https:// or http://"
+            )
     return paper
 
 

@@ -106,7 +106,9 @@ def read(path: Path) -> Entry:
     except OSError as error:
         raise LongAtlasError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from None
     except UnicodeDecodeError:
-        raise LongAtlasError(f"cannot read {path}: it is not UTF-8 text; give the path of a YAML file") from None
+        raise LongAtlasError(
+            f"cannot read {path}: it is not UTF-8 text; give the path of a YAML file"
+        ) from None
     return parse(text, path.name)
 
 
@@ -127,4 +129,4 @@ def parse(text: str, file: str) -> Entry:
 def _construct(node: yaml.Node) -> Any:
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:str":
         return node.value
-    return yaml.SafeLoader("").construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+    return yaml.SafeLoader("").construct_object(node, deep=True)

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from longatlas import Method, hookimpl
+from longatlas_plugins.context_processing import parallel_context_windows, passage_selection
 
-METHODS: tuple[Method, ...] = ()
+METHODS: tuple[Method, ...] = (passage_selection.METHOD, parallel_context_windows.METHOD)
 
 
 @hookimpl

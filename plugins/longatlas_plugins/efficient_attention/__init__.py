@@ -3,9 +3,21 @@
 from collections.abc import Callable
 
 from longatlas import Method, hookimpl
-from longatlas_plugins.efficient_attention import flash_attention, sliding_window, streaming_llm
+from longatlas_plugins.efficient_attention import (
+    flash_attention,
+    lightning_attention2,
+    linear_transformer,
+    sliding_window,
+    streaming_llm,
+)
 
-METHODS: tuple[Method, ...] = (flash_attention.METHOD, sliding_window.METHOD, streaming_llm.METHOD)
+METHODS: tuple[Method, ...] = (
+    flash_attention.METHOD,
+    lightning_attention2.METHOD,
+    linear_transformer.METHOD,
+    sliding_window.METHOD,
+    streaming_llm.METHOD,
+)
 
 
 @hookimpl

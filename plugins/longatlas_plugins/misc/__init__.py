@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from longatlas import Method, hookimpl
+from longatlas_plugins.misc import int8_weights
 
-METHODS: tuple[Method, ...] = ()
+METHODS: tuple[Method, ...] = (int8_weights.METHOD,)
 
 
 @hookimpl

@@ -110,7 +110,7 @@ def _layout(
     contiguous: bool,
 ) -> list[Runs]:
     """For each block of queries the runs [start, end) of keys that any of its queries sees, in blocks of keys."""
-    key = (len(q_positions), len(k_positions), batch, heads, block_size)
+    key: tuple[int, ...] = (len(q_positions), len(k_positions), batch, heads, block_size)
     if not contiguous:
         return _find_runs(mask_mod, q_positions, k_positions, batch, heads, block_size)
     key += (int(q_positions[0]), int(k_positions[0]))
@@ -132,7 +132,7 @@ def _find_runs(
 ) -> list[Runs]:
     keys = len(k_positions)
     layout = []
-    for block in q_positions.split(block_size):
+    for block in torch.split(q_positions, block_size):
         seen = visible(mask_mod, block, k_positions, batch, heads).flatten(0, 2).any(0)
         padded = functional.pad(seen, (0, -keys % KEY_BLOCK)).view(-1, KEY_BLOCK).any(1)
         layout.append(_runs(padded.nonzero().flatten().tolist(), keys))

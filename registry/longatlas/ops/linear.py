@@ -1,4 +1,4 @@
-"""Causal linear attention with decay, by chunks (arXiv:2401.04658, eq. 6-12)."""
+"""Causal linear attention with decay, by chunks: the tiling of Lightning Attention-2 (arXiv:2401.04658)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Elements of q in a superchunk, over all batches and heads: what is worked on at once should stay in the cache.
-SUPERCHUNK_ELEMENTS = 1 << 20
+from longatlas.errors import LongAtlasError
+
+# Elements of q in a superchunk, over all batches and heads: on a CPU what is worked on at once should stay in
+# the cache, elsewhere few launches count.
+SUPERCHUNK_ELEMENTS = {"cpu": 1 << 18}
+SUPERCHUNK_ELEMENTS_ELSEWHERE = 1 << 24
+# Fewer chunks would mean many states kept for the backward pass, more a large matrix of decays between them.
+MIN_CHUNKS, MAX_CHUNKS = 8, 64
 
 
 class Decays(NamedTuple):
-    """Powers of λ = exp(-decay) for chunks of C tokens, n of them in a superchunk; never a quotient of powers.
+    """Powers of λ = exp(-decay) for chunks of C tokens, n of them in a superchunk; never a quotient.
 
     within   [H, 1, C, C]     λ^(i-j) for j <= i, else 0
     read     [H, 1, C, 1]     λ^(i+1), from the state before the chunk to token i
     write    [H, 1, C, 1]     λ^(C-1-j), from token j to the state after the chunk
-    between  [H, n+1, n+1]    λ^(C(c-b)) for b <= c, else 0: row c is made of the state at the start and c updates
+    between  [H, n+1, n+1]    λ^(C(c-b)) for b <= c, else 0: from the start (b = 0) or chunk b to state c
     """
 
     within: Tensor
@@ -36,15 +42,18 @@ def chunked_linear_attention(
     decay: Tensor | None = None,
     scale: float = 1.0,
     initial_state: Tensor | None = None,
-    chunk: int | None = None,
+    chunk: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """S_t = exp(-decay) S_{t-1} + k_t^T v_t, o_t = scale q_t S_t, a chunk of tokens at a time.
 
-    q, k [B, T, H, D]; v [B, T, H, E]; decay [H] >= 0, None = no decay; returns o [B, T, H, E] in v's dtype and the
-    final state [B, H, D, E] in fp32 (fp64 for fp64 inputs). `initial_state` has the state's shape. Gradients flow
-    to q, k, v, decay and the initial state, once (no second derivatives where T > 1). Any T, 0 included. `chunk`
-    is C in tokens, by default 64, or 128 where D > 64.
+    q, k [B, T, H, D]; v [B, T, H, E]; decay [H] >= 0, None = no decay; returns o [B, T, H, E] in v's dtype
+    and the final state [B, H, D, E] in fp32 (fp64 for fp64 inputs). `initial_state` has the state's shape.
+    Gradients flow to q, k, v, decay and the initial state, once (no second derivatives where T > 1). Any T, 0
+    included. `chunk` is C, in tokens.
+
+    Raises LongAtlasError where shapes do not fit, or `chunk` is not positive.
     """
+    _check(q, k, v, decay, initial_state, chunk)
     batch, length, heads, size = q.shape
     dtype = torch.promote_types(q.dtype, torch.float32)
     if decay is None:
@@ -56,9 +65,27 @@ def chunked_linear_attention(
         return torch.zeros_like(v), state
     if length == 1:
         return _step(q, k, v, decay, scale, state)
-    chunk = chunk or (64 if size <= 64 else 128)
-    out: tuple[Tensor, Tensor] = _Chunked.apply(q, k, v, decay, state, scale, chunk)  # type: ignore[no-untyped-call]
+    inputs = (q, k, v, decay, state, scale, chunk)
+    out: tuple[Tensor, Tensor] = _Chunked.apply(*inputs)  # type: ignore[no-untyped-call]
     return out
+
+
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, initial_state: Tensor | None, chunk: int
+) -> None:
+    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
+    if not (q.ndim == v.ndim == 4 and q.shape == k.shape and q.shape[:3] == v.shape[:3]):
+        raise LongAtlasError(f"{shapes}: expected q, k [B, T, H, D] and v [B, T, H, E]")
+    batch, _, heads, size = q.shape
+    if decay is not None and decay.shape != (heads,):
+        raise LongAtlasError(f"decay has shape {list(decay.shape)}; it must be [H] = [{heads}]")
+    want = [batch, heads, size, v.shape[3]]
+    if initial_state is not None and list(initial_state.shape) != want:
+        raise LongAtlasError(
+            f"initial_state has shape {list(initial_state.shape)}; it must be [B, H, D, E] = {want}"
+        )
+    if chunk < 1:
+        raise LongAtlasError(f"chunk is {chunk}; it must be at least 1")
 
 
 def _step(
@@ -89,9 +116,11 @@ def _decays(decay: Tensor, chunk: int, count: int) -> Decays:
     )
 
 
-def _pieces(length: int, chunk: int, width: int) -> list[tuple[int, int, int]]:
+def _pieces(q: Tensor, chunk: int) -> list[tuple[int, int, int]]:
     """Superchunks (start, chunks, tokens in a chunk); what is no whole chunk at the end is one of its own."""
-    per_piece = max(1, width // chunk)
+    batch, length, heads, size = q.shape
+    elements = SUPERCHUNK_ELEMENTS.get(q.device.type, SUPERCHUNK_ELEMENTS_ELSEWHERE)
+    per_piece = min(MAX_CHUNKS, max(MIN_CHUNKS, elements // (batch * heads * size * chunk)))
     whole, rest = divmod(length, chunk)
     pieces = [(i * chunk, min(per_piece, whole - i), chunk) for i in range(0, whole, per_piece)]
     return pieces + ([(whole * chunk, 1, rest)] if rest else [])
@@ -99,9 +128,8 @@ def _pieces(length: int, chunk: int, width: int) -> list[tuple[int, int, int]]:
 
 def _layout(q: Tensor, decay: Tensor, chunk: int) -> Iterator[tuple[slice, int, int, Decays]]:
     """Each superchunk's tokens, number of chunks, tokens in a chunk, and decays."""
-    batch, length, heads, size = q.shape
     made: dict[tuple[int, int], Decays] = {}
-    for start, count, tokens in _pieces(length, chunk, SUPERCHUNK_ELEMENTS // (batch * heads * size)):
+    for start, count, tokens in _pieces(q, chunk):
         if (count, tokens) not in made:
             made[count, tokens] = _decays(decay, tokens, count)
         yield slice(start, start + count * tokens), count, tokens, made[count, tokens]
@@ -111,23 +139,24 @@ def _chunks(x: Tensor, count: int, tokens: int, dtype: torch.dtype) -> Tensor:
     """[B, n*C, H, D] -> [B, H, n, C, D], contiguous, in `dtype`."""
     batch, _, heads, size = x.shape
     out = torch.empty(batch, heads, count, tokens, size, dtype=dtype, device=x.device)
-    return out.copy_(x.unflatten(1, (count, tokens)).permute(0, 3, 1, 2, 4))
+    return out.copy_(x.reshape(batch, count, tokens, heads, size).permute(0, 3, 1, 2, 4))
 
 
-def _tokens(x: Tensor) -> Tensor:
-    """[B, H, n, C, D] -> a view [B, n, C, H, D]."""
-    return x.permute(0, 2, 3, 1, 4)
+def _put(x: Tensor, out: Tensor) -> None:
+    """Write x [B, H, n, C, D] over out [B, n*C, H, D]."""
+    batch, heads, count, tokens, size = x.shape
+    out.view(batch, count, tokens, heads, size).copy_(x.permute(0, 2, 3, 1, 4))
 
 
 def _states(k: Tensor, v: Tensor, state: Tensor, decays: Decays) -> Tensor:
-    """The state before each chunk and after the last, [B, H, n+1, D, E] (eq. 10 and 12)."""
+    """The state before each chunk and after the last, [B, H, n+1, D, E]."""
     updates = (k * decays.write).mT @ v
     parts = torch.cat([state.unsqueeze(2), updates], 2)
     return (decays.between @ parts.flatten(3)).view(parts.shape)
 
 
 class _Chunked(torch.autograd.Function):
-    """Forward and backward a superchunk at a time; only q, k, v and the states between superchunks are kept."""
+    """Forward and backward a superchunk at a time; keeps q, k, v and the states between superchunks."""
 
     @staticmethod
     def forward(
@@ -140,7 +169,7 @@ class _Chunked(torch.autograd.Function):
                 starts.append(state)
                 q_, k_, v_ = (_chunks(x[:, where], count, tokens, state.dtype) for x in (q, k, v))
                 o, state = _forward(q_, k_, v_, state, decays, scale)
-                out[:, where].unflatten(1, (count, tokens)).copy_(_tokens(o))
+                _put(o, out[:, where])
         ctx.save_for_backward(q, k, v, decay, *starts)
         ctx.scale, ctx.chunk = scale, chunk
         return out, state
@@ -150,16 +179,17 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, decay, *starts = ctx.saved_tensors
         grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
-        d_decay = torch.zeros_like(decay) if ctx.needs_input_grad[3] else None
+        ctx.with_decay = ctx.needs_input_grad[3]
+        d_decay = torch.zeros_like(decay) if ctx.with_decay else None
         with torch.autocast(q.device.type, enabled=False):
             pieces = list(_layout(q, decay, ctx.chunk))
             for (where, count, tokens, decays), start in zip(reversed(pieces), reversed(starts), strict=True):
                 inputs = [_chunks(x[:, where], count, tokens, decay.dtype) for x in (q, k, v, d_out)]
-                *found, d_state, d_rate = _backward(inputs, start, d_state, decays, ctx.scale, d_decay is not None)
+                *found, d_state, d_log = _backward(inputs, start, d_state, decays, ctx.scale, ctx.with_decay)
                 for grad, part in zip(grads, found, strict=True):
-                    grad[:, where].unflatten(1, (count, tokens)).copy_(_tokens(part))
+                    _put(part, grad[:, where])
                 if d_decay is not None:
-                    d_decay -= d_rate
+                    d_decay -= d_log
         return *grads, d_decay, d_state, None, None
 
 
@@ -169,14 +199,15 @@ def _forward(
     """One superchunk: q, k, v [B, H, n, C, D or E] -> o of v's shape and the state after it."""
     states = _states(k, v, state, decays)
     scores = (q @ k.mT).mul_(decays.within)
-    o = (scores @ v).add_((q * decays.read) @ states[:, :, :-1])  # eq. 9 and 11
+    # O = [(Q K^T) ⊙ M] V + Λ Q (KV): the paper's intra-block and inter-block parts.
+    o = (scores @ v).add_((q * decays.read) @ states[:, :, :-1])
     return o.mul_(scale), states[:, :, -1].clone()
 
 
 def _backward(
-    inputs: list[Tensor], state: Tensor, d_state: Tensor, decays: Decays, scale: float, with_rate: bool
+    inputs: list[Tensor], state: Tensor, d_state: Tensor, decays: Decays, scale: float, with_decay: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of one superchunk to q, k, v, the state before it and log λ, given those to o and the state after it."""
+    """One superchunk: gradients to q, k, v, state and log λ, given those to o and to the state after it."""
     q, k, v, d_out = inputs
     d_out = d_out.mul_(scale)
     states = _states(k, v, state, decays)
@@ -190,15 +221,15 @@ def _backward(
     d_scores = (d_out @ v.mT).mul_(decays.within)
     d_q = (d_scores @ k).add_((d_out @ states[:, :, :-1].mT).mul_(decays.read))
     d_k = (d_scores.mT @ q).add_((v @ after.mT).mul_(decays.write))
-    rate = _rate(q, k, d_q, d_k, states[:, :, 1:], after) if with_rate else d_state
+    rate = _rate(q, k, d_q, d_k, states[:, :, 1:], after) if with_decay else d_state
     return d_q, d_k, d_v, d_states[:, :, 0].clone(), rate
 
 
 def _rate(q: Tensor, k: Tensor, d_q: Tensor, d_k: Tensor, states: Tensor, after: Tensor) -> Tensor:
-    """The gradient to log λ [H]: each term carries λ to the power of the distance that it spans in its chunk.
+    """The gradient to log λ [H]; every term has λ to the power of the distance that it spans in its chunk.
 
-    With places 1 ... C for queries and keys, 0 and C for the states, that distance is a difference of places, so
-    the sum splits into one over queries, one over keys and one over states.
+    With places 1 ... C for queries and keys, 0 and C for the states, that distance is a difference of places,
+    so the sum splits into one over queries, one over keys and one over states.
     """
     tokens = q.shape[3]
     place = torch.arange(1, tokens + 1, device=q.device, dtype=q.dtype)

@@ -30,7 +30,10 @@ def require_close(found: Tensor, expected: Tensor, tolerance: float, what: str) 
     )
     require(bool(torch.isfinite(found).all()), f"{what} is not finite everywhere")
     ratio = rms_ratio(found, expected)
-    require(ratio <= tolerance, f"{what} differs by an RMS ratio of {ratio:.2e}; at most {tolerance:.0e} is allowed")
+    require(
+        ratio <= tolerance,
+        f"{what} differs by an RMS ratio of {ratio:.2e}; at most {tolerance:.0e} is allowed",
+    )
 
 
 def require_all_close(

@@ -42,8 +42,8 @@ METHOD = Method(
     cost=Cost(time="T^2", state="T"),
     impls=("torch", "reference"),
     training="retrofit",
-    deviations="The ramp is the paper's, linear in the number of rotations; the authors' code makes it linear "
-    "in the index of the dimension. Put in without the paper's fine-tuning; the factor is fixed, not dynamic.",
+    deviations="The ramp is the paper's, linear in the number of rotations; the authors' code makes it "
+    "linear in the index of the dimension. Put in without the paper's fine-tuning, with a fixed factor.",
     source="Checked against complex rotation in fp64 with the paper's ramp taken dimension by dimension, and "
     "against plain rotary embedding at factor 1.",
     equations=(

@@ -1,0 +1,140 @@
+"""The one visual system: colours, shapes, dashes and chart settings of the light and the dark theme."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (12, 4), (4, 1))
+FONT = "Source Sans, sans-serif"
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of one theme. The palette has at least 3:1 contrast to the background and is safe for the colour-blind."""
+
+    name: str
+    background: str
+    surface: str
+    border: str
+    text: str
+    muted: str
+    primary: str
+    palette: tuple[str, ...]
+    good: str
+    bad: str
+
+
+LIGHT = Theme(
+    name="light",
+    background="#FFFFFF",
+    surface="#F4F6F8",
+    border="#DCE1E6",
+    text="#1A2129",
+    muted="#56616D",
+    primary="#0067A3",
+    palette=("#0072B2", "#E47200", "#401B13", "#000076", "#AD795F", "#AA00FF"),
+    good="#0072B2",
+    bad="#B34700",
+)
+DARK = Theme(
+    name="dark",
+    background="#0F1419",
+    surface="#182028",
+    border="#2D3742",
+    text="#E8ECF0",
+    muted="#A3AFBB",
+    primary="#56B4E9",
+    palette=("#56B4E9", "#FF8000", "#AA00FF", "#FFFFFF", "#537641", "#FFC68C"),
+    good="#56B4E9",
+    bad="#FF9440",
+)
+THEMES = {theme.name: theme for theme in (LIGHT, DARK)}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn: indices into palette, SHAPES and DASHES, so that colour is never alone."""
+
+    colour: int
+    shape: int
+    dash: int
+
+
+def style_of(spec: str, order: Sequence[str]) -> Style:
+    """The style of a spec, bound to the method and not to its rank in a chart.
+
+    order  names of the catalog's methods; a method keeps its place in it. Options and combinations keep the
+           colour of their first method and take shape and dash from a stable hash.
+    """
+    first = spec.partition("+")[0].partition(":")[0]
+    place = order.index(first) if first in order else zlib.crc32(first.encode())
+    colour, turn = place % 6, place // 6
+    if spec != first:
+        turn += 1 + zlib.crc32(spec.encode()) % 5
+    return Style(colour, (colour + turn) % len(SHAPES), (colour + turn) % len(DASHES))
+
+
+def chart_config(theme: Theme) -> dict[str, Any]:
+    """Vega-Lite `config` for every chart."""
+    axis = {
+        "labelColor": theme.muted,
+        "titleColor": theme.text,
+        "gridColor": theme.border,
+        "domainColor": theme.border,
+        "tickColor": theme.border,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": 500,
+        "titlePadding": 8,
+    }
+    return {
+        "background": theme.background,
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": axis,
+        "axisX": {"grid": False},
+        "legend": {
+            "labelColor": theme.text,
+            "titleColor": theme.muted,
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "labelLimit": 260,
+            "symbolSize": 70,
+            "symbolStrokeWidth": 2,
+        },
+        "title": {"color": theme.text, "subtitleColor": theme.muted, "fontSize": 14, "anchor": "start"},
+        "text": {"color": theme.text, "fontSize": 12},
+    }
+
+
+def streamlit_options() -> dict[str, str]:
+    """Streamlit's theme options: option name -> value, for both themes."""
+    found = {}
+    for theme in (LIGHT, DARK):
+        values = {
+            "primaryColor": theme.primary,
+            "backgroundColor": theme.background,
+            "secondaryBackgroundColor": theme.surface,
+            "textColor": theme.text,
+            "borderColor": theme.border,
+            "linkColor": theme.primary,
+            "baseRadius": "small",
+        }
+        found |= {f"theme.{theme.name}.{key}": value for key, value in values.items()}
+    return found
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG contrast ratio of two colours, 1 to 21."""
+    high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,0 +1,62 @@
+"""Parallel Context Windows (arXiv:2212.10947, section 2): the cut, and the union of the windows' caches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from longatlas import LongAtlasError, UnsupportedError
+from longatlas.decoder import BlockState, DecoderState
+from longatlas.defaults import KVCache
+from longatlas.slot_mixer import SlotState
+from longatlas.slots import Prompt
+
+NEEDS = "parallel_context_windows joins growing key-value caches only"
+
+
+def split_windows(tokens: Tensor, *, query_len: int, window: int) -> Prompt:
+    """Cut tokens [B, T] into windows of `window` tokens (the last may be shorter) and the task tokens.
+
+    An input of at most `query_len` tokens has no windows. Raises LongAtlasError for sizes below 1.
+    """
+    if query_len < 1 or window < 1:
+        raise LongAtlasError(f"query_len is {query_len} and window {window}; both must be at least 1")
+    context = tokens.shape[1] - query_len
+    if context <= 0:
+        return Prompt((), tokens)
+    return Prompt(tokens[:, :context].split(window, 1), tokens[:, context:])
+
+
+def merge_states(states: Sequence[DecoderState]) -> DecoderState:
+    """One state that holds all windows' keys and values; the next token's position follows the longest one.
+
+    Raises UnsupportedError for states that are not growing key-value caches.
+    """
+    layers = zip(*(state.layers for state in states), strict=True)
+    return DecoderState(max(state.position for state in states), tuple(map(_merge_layer, layers)))
+
+
+def _merge_layer(blocks: Sequence[BlockState]) -> BlockState:
+    caches = [_cache(block) for block in blocks]
+    end = max(cache.end for cache in caches)
+    k = torch.cat([cache.k for cache in caches], 1)  # [B, S, H, D]
+    v = torch.cat([cache.v for cache in caches], 1)
+    positions = torch.cat([cache.positions for cache in caches])
+    return BlockState(None, SlotState(end, KVCache(k, v, positions, end)))
+
+
+def _cache(block: BlockState) -> KVCache:
+    if block.conv is not None:
+        raise UnsupportedError(
+            f"{NEEDS}; a short convolution's state belongs to one window: set short_conv=0"
+        )
+    past = block.mixer.past if isinstance(block.mixer, SlotState) else block.mixer
+    if not isinstance(block.mixer, SlotState) or not isinstance(past, KVCache):
+        raise UnsupportedError(f"{NEEDS}; this method's state is a {type(past).__name__}")
+    if past.k.shape[1] != past.end:
+        raise UnsupportedError(
+            f"{NEEDS}; this one has kept {past.k.shape[1]} of {past.end} keys: give windows it keeps whole"
+        )
+    return past

@@ -1,0 +1,69 @@
+"""TransNormerLLM's block around Lightning Attention-2 (arXiv:2307.14995, arXiv:2401.04658)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from longatlas import DecoderConfig
+from longatlas_plugins.efficient_attention.lightning_attention2.decay import decay_slopes
+from longatlas_plugins.efficient_attention.lightning_attention2.operation import lightning_attention
+
+
+class LightningState(NamedTuple):
+    """kv  S [B, H, D, D], fp32 (fp64 for fp64 inputs): the decayed sum of k_t^T v_t over all tokens read"""
+
+    kv: Tensor
+
+
+class LightningMixer(nn.Module):
+    """SiLU(q), SiLU(k), v > lightning attention > RMSNorm > sigmoid gate > out.
+
+    decay  rates [H], a buffer; it stays in fp32 in a module of lower precision
+    """
+
+    decay: Tensor
+
+    def __init__(self, config: DecoderConfig, *, decay: str, impl: str) -> None:
+        super().__init__()
+        self.heads, self.head_size = config.n_heads, config.head_size
+        self.q = nn.Linear(config.d_model, self.heads * self.head_size, bias=False)
+        self.k = nn.Linear(config.d_model, config.kv_heads * self.head_size, bias=False)
+        self.v = nn.Linear(config.d_model, config.kv_heads * self.head_size, bias=False)
+        self.gate = nn.Linear(config.d_model, self.heads * self.head_size, bias=False)
+        self.norm = nn.RMSNorm(self.heads * self.head_size, eps=1e-6)
+        self.out = nn.Linear(self.heads * self.head_size, config.d_model, bias=False)
+        rates = decay_slopes(self.heads, config.layer, config.n_layers, kind=decay)
+        self.register_buffer("decay", rates)
+        self.impl = impl
+
+    def forward(self, x: Tensor, state: LightningState | None = None) -> tuple[Tensor, LightningState]:
+        """x [B, T, d_model] -> y [B, T, d_model] and the state after the last token."""
+        o, kv = lightning_attention(
+            functional.silu(self._heads(self.q(x))),
+            functional.silu(self._heads(self.k(x))),
+            self._heads(self.v(x)),
+            self.decay,
+            initial_state=state.kv if state else None,
+            output_final_state=True,
+            impl=self.impl,
+        )
+        y = self.out(self.norm(o.flatten(2)) * torch.sigmoid(self.gate(x)))
+        return y, LightningState(cast(Tensor, kv))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, T, H * D] -> [B, T, H, D]; fewer heads of k and v are repeated."""
+        x = x.unflatten(2, (-1, self.head_size))
+        return x if x.shape[2] == self.heads else x.repeat_interleave(self.heads // x.shape[2], 2)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LightningMixer:
+        # In bf16 a rate has three digits: after a thousand tokens the state would differ by percents.
+        rates = self.decay
+        super()._apply(fn, recurse)
+        if self.decay.dtype != torch.float32 and not rates.is_meta:
+            self.decay = rates.to(self.decay.device)
+        return self

@@ -1,0 +1,55 @@
+"""The public function linear_attention (arXiv:2006.16236): checks its arguments and chooses the impl."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from longatlas import LongAtlasError
+from longatlas_plugins.efficient_attention.linear_transformer.reference import linear_attention_reference
+from longatlas_plugins.efficient_attention.linear_transformer.state import LinearState
+from longatlas_plugins.efficient_attention.linear_transformer.torch import linear_attention_torch
+
+IMPLS = {"torch": linear_attention_torch, "reference": linear_attention_reference}
+
+
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    initial_state: LinearState | None = None,
+    output_final_state: bool = False,
+    impl: str = "auto",
+) -> tuple[Tensor, LinearState | None]:
+    """Causal attention with weights φ(q_i)·φ(k_j), normalised to sum to 1; φ(x) = elu(x) + 1.
+
+    q, k           [B, T, H, D]
+    v              [B, T, H, E]
+    initial_state  LinearState to continue from; None = start of a sequence
+    impl           "auto", "torch" (by chunks) or "reference" (token by token)
+
+    Returns o [B, T, H, E] in v's dtype, and the LinearState after the last token, or None when
+    output_final_state is False. Gradients flow to all tensors. Any T, 0 included.
+    Source: arXiv:2006.16236, eq (7), (12) and (18) to (20).
+
+    Raises LongAtlasError (a ValueError) for shapes that do not fit and for an unknown impl.
+    """
+    if impl not in ("auto", *IMPLS):
+        raise LongAtlasError(f"impl is {impl!r}; it must be one of auto, {', '.join(IMPLS)}")
+    _check(q, k, v, initial_state)
+    o, state = IMPLS["torch" if impl == "auto" else impl](q, k, v, initial_state)
+    return o, state if output_final_state else None
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, state: LinearState | None) -> None:
+    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
+    if not (q.ndim == v.ndim == 4 and q.shape == k.shape and q.shape[:3] == v.shape[:3]):
+        raise LongAtlasError(f"{shapes}: expected q, k [B, T, H, D] and v [B, T, H, E]")
+    if state is None:
+        return
+    batch, _, heads, size = q.shape
+    allowed = {"memory": [batch, heads, size, v.shape[3]], "norm": [batch, heads, size]}
+    for name, shape in allowed.items():
+        given = list(getattr(state, name).shape)
+        if given != shape:
+            raise LongAtlasError(f"initial_state.{name} has shape {given}; it must be {shape}")

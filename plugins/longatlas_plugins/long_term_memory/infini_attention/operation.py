@@ -1,0 +1,102 @@
+"""The public function infini_attention (arXiv:2404.07143): checks its arguments and chooses the impl."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from longatlas.errors import LongAtlasError
+from longatlas.slots import Rotate
+from longatlas_plugins.long_term_memory.infini_attention.reference import infini_attention_reference
+from longatlas_plugins.long_term_memory.infini_attention.state import InfiniState, empty_state
+from longatlas_plugins.long_term_memory.infini_attention.torch import infini_attention_torch
+
+IMPLS = {"torch": infini_attention_torch, "reference": infini_attention_reference}
+
+
+def infini_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor,
+    *,
+    segment_len: int,
+    rotate: Rotate | None = None,
+    update: str = "linear",
+    first_segment: str = "local",
+    initial_state: InfiniState | None = None,
+    output_final_state: bool = False,
+    impl: str = "auto",
+) -> tuple[Tensor, InfiniState | None]:
+    """Causal softmax attention inside segments of N tokens, blended with a memory of all segments before.
+
+    q              [B, T, H, D], before rotation
+    k, v           [B, T, Hkv, D], [B, T, Hkv, E], before rotation; query head h reads kv head h // (H // Hkv)
+    gate           β [H]: the memory's share is sigmoid(β), the local attention's the rest (eq 6)
+    segment_len    N, tokens; segments are counted from the start of the sequence, so a remainder comes last
+    rotate         rotate(q, k, positions [T]) -> (q, k), for the local attention only; positions are absolute
+    update         "linear" (eq 4) or "delta" (eq 5)
+    first_segment  output of the first N tokens (their memory is empty): "local" A_dot, "gated" (1 - g) A_dot
+    initial_state  InfiniState to continue from; None = start of a sequence
+    impl           "auto", "torch" or "reference"
+
+    Returns o [B, T, H, E] in v's dtype, and the InfiniState after the last token, or None when
+    output_final_state is False. Gradients flow to all tensors, those of the initial state included.
+    Any T, 0 included. Source: arXiv:2404.07143, section 2.1; the delta rule uses one M for a whole segment.
+
+    Raises LongAtlasError (a ValueError) for shapes that do not fit and for names that are not allowed.
+    """
+    _check_choice("update", update, ("linear", "delta"))
+    _check_choice("first_segment", first_segment, ("local", "gated"))
+    _check_choice("impl", impl, ("auto", *IMPLS))
+    if not isinstance(segment_len, int) or segment_len < 1:
+        raise LongAtlasError(f"segment_len is {segment_len!r}; it must be an integer, at least 1")
+    _check_shapes(q, k, v, gate)
+    state = empty_state(k, v) if initial_state is None else initial_state
+    _check_state(state, k, v, segment_len)
+    o, state = IMPLS["torch" if impl == "auto" else impl](
+        q,
+        k,
+        v,
+        gate,
+        segment_len=segment_len,
+        rotate=rotate,
+        update=update,
+        first_segment=first_segment,
+        state=state,
+    )
+    return o, state if output_final_state else None
+
+
+def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
+    if given not in allowed:
+        raise LongAtlasError(f"{name} is {given!r}; it must be one of {', '.join(allowed)}")
+
+
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> None:
+    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
+    if not q.ndim == k.ndim == v.ndim == 4:
+        raise LongAtlasError(f"{shapes}: expected q [B, T, H, D], k [B, T, Hkv, D], v [B, T, Hkv, E]")
+    if q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
+        raise LongAtlasError(f"{shapes}: B, T, the heads of k and v, and the D of q and k must agree")
+    if q.shape[2] % k.shape[2]:
+        raise LongAtlasError(f"{shapes}: q's heads must be a multiple of the heads of k and v")
+    if gate.shape != q.shape[2:3]:
+        raise LongAtlasError(f"gate has shape {list(gate.shape)}; it must be [H] = [{q.shape[2]}]")
+
+
+def _check_state(state: InfiniState, k: Tensor, v: Tensor, segment_len: int) -> None:
+    batch, _, heads, size = k.shape
+    rest = state.position % segment_len
+    expected = {
+        "memory": (batch, heads, size, v.shape[3]),
+        "norm": (batch, heads, size),
+        "k": (batch, rest, heads, size),
+        "v": (batch, rest, heads, v.shape[3]),
+    }
+    for name, shape in expected.items():
+        given = tuple(getattr(state, name).shape)
+        if given != shape:
+            raise LongAtlasError(
+                f"initial_state.{name} has shape {list(given)}; at position {state.position} with "
+                f"segment_len {segment_len} it must be {list(shape)}"
+            )

@@ -1,0 +1,90 @@
+"""Transformer-XL (arXiv:1901.02860): segments that attend to the stored states of the tokens before them."""
+
+from typing import Any
+
+from longatlas import Cost, LongAtlasError, Method, Option
+from longatlas.lazy import lazy_exports
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "relative_attention": ".operation",
+        "sinusoids": ".positions",
+        "TransformerXL": ".mixer",
+        "TransformerXLState": ".mixer",
+    },
+)
+
+
+def build_mixer(
+    config: Any,
+    *,
+    segment_len: int,
+    mem_len: int,
+    clamp_len: int,
+    same_length: bool,
+    cache: str,
+    impl: str = "auto",
+) -> Any:
+    """The attention layer; options as on the card. Raises LongAtlasError where they contradict each other."""
+    if same_length and mem_len == 0:
+        raise LongAtlasError(
+            "option 'same_length' is true with mem_len 0, so that a query would see no key, not even itself; "
+            "give mem_len at least 1 or leave same_length out"
+        )
+    from longatlas_plugins.long_term_memory.transformer_xl.mixer import TransformerXL
+
+    return TransformerXL(
+        config,
+        segment_len=segment_len,
+        mem_len=mem_len,
+        clamp_len=clamp_len or None,
+        window=mem_len if same_length else None,
+        cache=cache,
+        impl=impl,
+    )
+
+
+METHOD = Method(
+    name="transformer_xl",
+    title="Transformer-XL",
+    family="long_term_memory/internal_cache/segment_recurrence",
+    paper="1901.02860",
+    summary="Reads a text in segments; each layer also attends to its stored inputs of the tokens before, by relative position.",
+    fills={"mixer": build_mixer},
+    options=(
+        Option("segment_len", 256, "tokens in a segment, N", unit="tokens", min=1),
+        Option(
+            "mem_len", 256, "stored inputs before the segment that it may attend to, M", unit="tokens", min=0
+        ),
+        Option("clamp_len", 0, "distances beyond this count as this; 0 = no clamping", unit="tokens", min=0),
+        Option("same_length", False, "every query sees exactly mem_len keys, itself included"),
+        Option(
+            "cache",
+            "hidden",
+            "what is stored: a layer's inputs, or their keys and values",
+            choices=("hidden", "kv"),
+        ),
+    ),
+    cost=Cost(time="T*(M+N)", state="M+N"),
+    impls=("torch", "reference"),
+    deviations=(
+        "Norms come first, so the stored hidden states are the normed inputs of the layer. "
+        "Each layer has biases u and v of its own. "
+        "The memory starts empty and grows; it holds no zeros that act as keys. "
+        "With same_length a query sees mem_len keys, itself included. "
+        "With cache=kv no gradient reaches W_k and W_v through the memory. "
+        "Decoding folds W_k, W_v and W_R into the query and the output instead of projecting the memory again: "
+        "the same mathematics in another order."
+    ),
+    source=(
+        "Checked in fp64 against a double loop over queries and keys written from the paper, and against the "
+        "einsum-and-shift formulation of the authors' repository (kimiyoung/transformer-xl)."
+    ),
+    equations=(
+        r"\tilde h^{n-1}_{\tau+1} = [\mathrm{SG}(h^{n-1}_\tau) \circ h^{n-1}_{\tau+1}]",
+        r"q = h^{n-1} W_q^\top,\quad k, v = \tilde h^{n-1} W_{k,E}^\top,\ \tilde h^{n-1} W_v^\top",
+        r"A_{ij} = q_i^\top k_j + q_i^\top W_{k,R} R_{i-j} + u^\top k_j + v^\top W_{k,R} R_{i-j}",
+        r"o_i = \sum_{j \le i} \mathrm{softmax}_j(A_{ij} / \sqrt{D})\, v_j",
+    ),
+)

@@ -1,0 +1,161 @@
+"""The Transformer-XL layer (arXiv:1901.02860, section 3.2): segments that attend to stored inputs of earlier tokens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from longatlas import DecoderConfig
+from longatlas_plugins.long_term_memory.transformer_xl.decode import attend_to_entries
+from longatlas_plugins.long_term_memory.transformer_xl.operation import relative_attention
+from longatlas_plugins.long_term_memory.transformer_xl.pieces import (
+    Piece,
+    cut,
+    groups,
+    project_each,
+    project_once,
+    with_frozen_memory,
+)
+from longatlas_plugins.long_term_memory.transformer_xl.positions import sinusoids
+
+# Short segments are put into one call until it has this many query rows.
+BATCHED_ROWS = 512
+
+
+class TransformerXLState(NamedTuple):
+    """entries   [B, m + u, width]: the m <= mem_len tokens before the present segment, detached, then its u tokens.
+                 With cache="hidden" an entry is the layer's input (width d_model), with "kv" its key and value.
+    position  tokens read; u = position % segment_len
+
+    Gradients pass through the u entries of the unfinished segment, as they do within one call.
+    """
+
+    entries: Tensor
+    position: int
+
+
+class TransformerXL(nn.Module):
+    """Attention with segment-level recurrence; (x [B, T, d_model], state) -> (y [B, T, d_model], state).
+
+    Segments start at multiples of `segment_len` tokens from the beginning of the sequence, wherever calls are cut.
+    `window` is the number of keys that a query sees, itself included; None = memory and segment up to itself.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        segment_len: int,
+        mem_len: int,
+        clamp_len: int | None,
+        window: int | None,
+        cache: str,
+        impl: str,
+    ) -> None:
+        super().__init__()
+        self.n_heads, self.kv_heads, self.head_size = config.n_heads, config.kv_heads, config.head_size
+        self.segment_len, self.mem_len, self.clamp_len, self.window = segment_len, mem_len, clamp_len, window
+        self.cache, self.impl = cache, impl
+        width, kv_width = config.n_heads * config.head_size, config.kv_heads * config.head_size
+        self.q = nn.Linear(config.d_model, width, bias=False)
+        self.k = nn.Linear(config.d_model, kv_width, bias=False)
+        self.v = nn.Linear(config.d_model, kv_width, bias=False)
+        self.out = nn.Linear(width, config.d_model, bias=False)
+        self.relative = nn.Parameter(torch.empty(config.n_heads, config.head_size, config.d_model))  # W_R
+        self.content_bias = nn.Parameter(torch.empty(config.n_heads, config.head_size))  # u
+        self.position_bias = nn.Parameter(torch.empty(config.n_heads, config.head_size))  # v
+        nn.init.uniform_(self.relative, -(config.d_model**-0.5), config.d_model**-0.5)
+        nn.init.normal_(self.content_bias, std=0.02)
+        nn.init.normal_(self.position_bias, std=0.02)
+
+    def forward(self, x: Tensor, state: TransformerXLState | None) -> tuple[Tensor, TransformerXLState]:
+        new = self._keys_values(x) if self.cache == "kv" else x
+        past, position = state or TransformerXLState(new[:, :0].detach(), 0)
+        entries, end = torch.cat([past, new], 1), position + x.shape[1]
+        q = self.q(x).unflatten(2, (self.n_heads, self.head_size))
+        pieces = list(cut(position, end, entries.shape[1], self.segment_len, self.mem_len))
+        if not pieces:
+            o = q
+        elif self._is_decode(q, pieces):
+            o = self._attend_folded(q, entries, pieces[0])
+        else:
+            o = self._attend(q, entries, pieces)
+        return self.out(o.flatten(2)), TransformerXLState(self._kept(entries, end), end)
+
+    def _kept(self, entries: Tensor, end: int) -> Tensor:
+        """What the next token may need: the memory, cut from the graph, and the unfinished segment."""
+        start = entries.shape[1] - end % self.segment_len
+        low = max(0, start - self.mem_len)
+        kept = with_frozen_memory(entries, Piece(low, start, start, entries.shape[1]))
+        # A view would keep all entries of a long call alive.
+        return kept if low == 0 or kept.requires_grad else kept.clone()
+
+    def _is_decode(self, q: Tensor, pieces: list[Piece]) -> bool:
+        """Whether so few queries cost less with the projections folded in than with the memory projected."""
+        few = 2 * q.shape[0] * q.shape[1] <= self.head_size
+        return few and len(pieces) == 1 and self.impl != "reference"
+
+    def _attend_folded(self, q: Tensor, entries: Tensor, piece: Piece) -> Tensor:
+        seen = with_frozen_memory(entries, piece)
+        return attend_to_entries(
+            q,
+            seen,
+            self._sinusoids(seen),
+            self.relative,
+            self.content_bias,
+            self.position_bias,
+            key_value=None if self.cache == "kv" else (self.k.weight, self.v.weight),
+            kv_heads=self.kv_heads,
+            window=self.window,
+            clamp_len=self.clamp_len,
+        )
+
+    def _attend(self, q: Tensor, entries: Tensor, pieces: list[Piece]) -> Tensor:
+        """o [B, T, H, D]: each piece against its memory and segment."""
+        rows = self._sinusoids(entries)[: max(piece.end - piece.low for piece in pieces)]
+        rel_k = torch.einsum("re,hde->rhd", rows, self.relative.to(rows.dtype))  # W_R R
+        project = self._keys_values if self.cache == "hidden" else lambda x: x
+        if self.impl == "reference":
+            most, keys_of = 1, project_each(project, entries)
+        else:
+            most = max(1, BATCHED_ROWS // (q.shape[0] * self.segment_len))
+            keys_of = project_once(project, entries, pieces)
+        outputs: list[Tensor] = []
+        parts = dict(zip(pieces, q.split([p.end - p.queries for p in pieces], 1), strict=True))
+        for group in groups(pieces, most):
+            some_q, some_keys = _stack([parts[p] for p in group]), _stack([keys_of(p) for p in group])
+            outputs += self._attend_group(some_q, some_keys, rel_k).chunk(len(group))
+        return torch.cat(outputs, 1)
+
+    def _attend_group(self, q: Tensor, keys_values: Tensor, rel_k: Tensor) -> Tensor:
+        """q [B, L, H, D]; keys_values [B, K, 2 Hkv D]"""
+        k, v = (x.unflatten(2, (self.kv_heads, self.head_size)) for x in keys_values.chunk(2, 2))
+        if self.kv_heads != self.n_heads:
+            k, v = (x.repeat_interleave(self.n_heads // self.kv_heads, 2) for x in (k, v))
+        return relative_attention(
+            q,
+            k,
+            v,
+            rel_k,
+            self.content_bias,
+            self.position_bias,
+            window=self.window,
+            clamp_len=self.clamp_len,
+            impl=self.impl,
+        )
+
+    def _keys_values(self, x: Tensor) -> Tensor:
+        return torch.cat([self.k(x), self.v(x)], -1)
+
+    def _sinusoids(self, like: Tensor) -> Tensor:
+        """R for every distance that can occur, at least in fp32."""
+        reach = self.mem_len + self.segment_len
+        length = reach if self.clamp_len is None else min(reach, self.clamp_len + 1)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return sinusoids(length, self.relative.shape[2], dtype=dtype, device=like.device)
+
+
+def _stack(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 0)

@@ -1,0 +1,87 @@
+"""Causal attention with relative positions, the public operation of Transformer-XL (arXiv:1901.02860, section 3.3)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from longatlas import LongAtlasError
+from longatlas_plugins.long_term_memory.transformer_xl import reference, torch
+
+IMPLS = {
+    "auto": torch.relative_attention,
+    "torch": torch.relative_attention,
+    "reference": reference.relative_attention,
+}
+
+
+def relative_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_k: Tensor,
+    content_bias: Tensor,
+    position_bias: Tensor,
+    *,
+    window: int | None = None,
+    clamp_len: int | None = None,
+    scale: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """o_i = Σ_j softmax_j(scale * [(q_i + u)·k_j + (q_i + v)·rel_k_δ]) v_j over j <= i + M, δ = i + M - j.
+
+    q              [B, L, H, D]
+    k, v           [B, K, H, D], [B, K, H, E]; the M = K - L >= 0 keys of the memory come first
+    rel_k          [R, H, D]: row δ is W_R R_δ, for distance δ in tokens; R >= min(K, window, clamp_len + 1)
+    content_bias   u [H, D]
+    position_bias  v [H, D]
+    window         number of keys a query sees, itself included; None = all
+    clamp_len      distances beyond it use the row clamp_len; None = no clamping
+    scale          defaults to D**-0.5
+    impl           "auto", "torch" (blocks of queries, nothing of size L x K) or "reference"
+
+    Returns o [B, L, H, E] in q's dtype; sums are in fp32, in fp64 for fp64 inputs. Gradients flow to the six tensors.
+    Raises ValueError that names the argument. Source: arXiv:1901.02860, section 3.3 and appendix B.
+    """
+    _check_tensors(q, k, v)
+    if window is not None and window < 1:
+        raise LongAtlasError(f"window is {window}; a query sees at least itself: give 1 or more, or None")
+    if clamp_len is not None and clamp_len < 0:
+        raise LongAtlasError(f"clamp_len is {clamp_len}; it must be 0 or more, or None for no clamping")
+    _check_rows(rel_k, q, k.shape[1], window, clamp_len)
+    for name, bias in (("content_bias", content_bias), ("position_bias", position_bias)):
+        if bias.shape != q.shape[2:]:
+            raise LongAtlasError(f"{name} is {list(bias.shape)}; it must be [H, D] = {list(q.shape[2:])}")
+    if impl not in IMPLS:
+        raise LongAtlasError(f"impl is '{impl}'; it must be one of {', '.join(IMPLS)}")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return IMPLS[impl](
+        q, k, v, rel_k, content_bias, position_bias, window=window, clamp_len=clamp_len, scale=scale
+    )
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4:
+            raise LongAtlasError(f"{name} is {list(x.shape)}; it must have 4 dimensions, [B, T, H, D]")
+    if k.shape[0] != q.shape[0] or k.shape[2:] != q.shape[2:]:
+        raise LongAtlasError(f"k is {list(k.shape)}; batch, heads and D must be those of q, {list(q.shape)}")
+    if v.shape[:3] != k.shape[:3]:
+        raise LongAtlasError(
+            f"v is {list(v.shape)}; batch, keys and heads must be those of k, {list(k.shape)}"
+        )
+    if k.shape[1] < q.shape[1]:
+        raise LongAtlasError(
+            f"k holds {k.shape[1]} keys for {q.shape[1]} queries; it must hold the memory and then every query's own key"
+        )
+
+
+def _check_rows(rel_k: Tensor, q: Tensor, keys: int, window: int | None, clamp_len: int | None) -> None:
+    if rel_k.ndim != 3 or rel_k.shape[1:] != q.shape[2:]:
+        raise LongAtlasError(
+            f"rel_k is {list(rel_k.shape)}; it must be [R, H, D] with [H, D] = {list(q.shape[2:])}"
+        )
+    needed = min(x for x in (keys, window, None if clamp_len is None else clamp_len + 1) if x is not None)
+    if q.shape[1] and rel_k.shape[0] < needed:
+        raise LongAtlasError(
+            f"rel_k has {rel_k.shape[0]} rows; it must have one for each distance from 0 to {needed - 1}: {needed} or more"
+        )

@@ -1,0 +1,53 @@
+"""LLM.int8() (arXiv:2208.07339): weights in 8 bits, products in integers, outliers in full precision."""
+
+from typing import Any
+
+from longatlas import Cost, Method, Option
+from longatlas.lazy import lazy_exports
+
+
+def int8_model(config: Any, *, threshold: float, activations: bool, impl: str = "auto") -> Any:
+    """A function stack -> stack that puts an Int8Linear in the place of every linear layer of the blocks."""
+    from functools import partial
+
+    from longatlas_plugins.misc.int8_weights.module import quantize_blocks
+
+    return partial(quantize_blocks, threshold=threshold, activations=activations, impl=impl)
+
+
+METHOD = Method(
+    name="int8_weights",
+    title="LLM.int8()",
+    family="misc/weight_compression/quantization",
+    paper="2208.07339",
+    summary="Holds the blocks' weights in 8 bits and multiplies in integers, but for outliers of the activations.",
+    fills={"model": int8_model},
+    options=(
+        Option("threshold", 6.0, "activations above it are not quantised; 0 = all are", min=0.0),
+        Option("activations", True, "quantise activations too; false = weights only"),
+    ),
+    cost=Cost(time="T^2", state="T"),
+    impls=("torch", "reference"),
+    training="retrofit",
+    deviations="An outlier is a single activation above the threshold, not a feature column for all tokens, so "
+    "that no token depends on another. Outliers meet the 8-bit weights scaled back, not a copy in 16 bits. The "
+    "embedding and the head keep their precision. Gradients go straight through to the input and not to the "
+    "quantised weights.",
+    source="Checked against products of the same integers scaled back in fp64, and against rounding bounds.",
+    equations=(
+        r"y_{to} \approx \sum_{h:\, |x_{th}| > \alpha} x_{th} W_{oh} + s_t\, s_o \sum_{h:\, |x_{th}| \le \alpha} "
+        r"\hat x_{th} \hat W_{oh}",
+        r"\hat x_{th} = \mathrm{round}\left(\frac{x_{th}}{s_t}\right), \quad "
+        r"s_t = \frac{1}{127} \max_{h:\, |x_{th}| \le \alpha} |x_{th}|",
+    ),
+)
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Int8Linear": ".module",
+        "weight_bytes": ".module",
+        "int8_linear": ".operation",
+        "quantize_rows": ".torch",
+    },
+)

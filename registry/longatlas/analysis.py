@@ -1,0 +1,222 @@
+"""What rows mean: latest results, exponents, crossovers, ratios, Pareto frontier. Frames in, frames out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+SHAPED = ("speed", "memory")
+CONDITIONS = ("machine", "device", "dtype", "threads")
+FAILED = ("oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
+
+# What makes two rows repeats of one measurement; quality rows carry several T of one cell.
+_IDENTITY = (
+    "method",
+    "impl",
+    "measure",
+    "phase",
+    "device",
+    "dtype",
+    "case_text",
+    "threads",
+    "seed",
+    "machine",
+)
+_SERIES = ("method", "impl", "phase", "metric")
+
+# Two-sided 95% quantiles of Student's t by degrees of freedom, from 1.
+_T95 = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+)
+
+
+def case_text(case: dict[str, Any]) -> str:
+    """A case in a canonical spelling, so that equal cases compare equal."""
+    return json.dumps(case, sort_keys=True)
+
+
+def latest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the newest cell of each measurement: a repeat replaces what it repeats, failed or not.
+
+    frame  rows as Store.rows gives them; the result has the column `case_text` besides.
+    """
+    frame = frame.assign(case_text=[case_text(case) for case in frame["case"]])
+    if frame.empty:
+        return frame
+    length = frame["T"].where(frame["measure"].isin(SHAPED), 0)
+    keys = [*(frame[name] for name in _IDENTITY), length]
+    newest = frame.groupby(keys, sort=False, dropna=False)["id"].transform("max")
+    cells = frame.loc[frame["id"] == newest, "cell"]
+    return frame[frame["cell"].isin(set(cells))].reset_index(drop=True)
+
+
+def conditions(frame: pd.DataFrame) -> pd.DataFrame:
+    """The settings that rows were measured under, the newest first: only rows of one setting compare.
+
+    Columns: machine, device, dtype, threads, case_text, rows, and `created` of the newest row.
+    """
+    keys = [*CONDITIONS, "case_text"]
+    if frame.empty:
+        return pd.DataFrame(columns=[*keys, "rows", "created"])
+    groups = frame.groupby(keys, sort=False, dropna=False)
+    found = groups.agg(rows=("id", "size"), created=("created", "max")).reset_index()
+    return found.sort_values("created", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def under(frame: pd.DataFrame, condition: Any) -> pd.DataFrame:
+    """Rows measured under one setting, a row of conditions()."""
+    chosen = np.ones(len(frame), dtype=bool)
+    for key in (*CONDITIONS, "case_text"):
+        chosen &= (frame[key] == condition[key]).to_numpy(dtype=bool)
+    return frame[chosen].reset_index(drop=True)
+
+
+def measured(frame: pd.DataFrame, metric: str, phase: str = "") -> pd.DataFrame:
+    """Rows that hold a value of `metric`, by method and T."""
+    chosen = (frame["metric"] == metric) & (frame["status"] == "ok") & frame["value"].notna()
+    if phase:
+        chosen &= frame["phase"] == phase
+    return frame[chosen].sort_values(["method", "T"], kind="stable").reset_index(drop=True)
+
+
+def failures(frame: pd.DataFrame, measure: str = "", phase: str = "") -> pd.DataFrame:
+    """Rows of cells that gave no number, with status and reason."""
+    chosen = frame["status"].isin(FAILED)
+    if measure:
+        chosen &= frame["measure"] == measure
+    if phase:
+        chosen &= frame["phase"] == phase
+    return frame[chosen].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """value ~ T^exponent; low and high bound the 95% interval (None under three lengths)."""
+
+    exponent: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def fit_exponent(lengths: Sequence[float], values: Sequence[float]) -> Fit | None:
+    """Least squares of log(value) on log(T). None with fewer than two different lengths or a value <= 0."""
+    x, y = np.asarray(lengths, dtype=float), np.asarray(values, dtype=float)
+    if len(x) < 2 or len(np.unique(x)) < 2 or (x <= 0).any() or not (y > 0).all():
+        return None
+    x, y = np.log(x), np.log(y)
+    spread = float(((x - x.mean()) ** 2).sum())
+    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
+    free = len(x) - 2
+    if free < 1:
+        return Fit(slope, None, None, len(x))
+    residual = y - y.mean() - slope * (x - x.mean())
+    error = float(np.sqrt((residual**2).sum() / free / spread))
+    half = (_T95[free - 1] if free <= len(_T95) else 1.96) * error
+    return Fit(slope, slope - half, slope + half, len(x))
+
+
+def exponents(frame: pd.DataFrame) -> pd.DataFrame:
+    """Fitted growth with T of each series. Columns: method, impl, phase, metric, exponent, low, high, n."""
+    records = []
+    for names, rows in frame[frame["value"].notna()].groupby(list(_SERIES), sort=False):
+        fit = fit_exponent(rows["T"].tolist(), rows["value"].tolist())
+        if fit is not None:
+            keys = dict(zip(_SERIES, cast("tuple[str, ...]", names), strict=True))
+            records.append({**keys, "exponent": fit.exponent, "low": fit.low, "high": fit.high, "n": fit.n})
+    return pd.DataFrame(records, columns=[*_SERIES, "exponent", "low", "high", "n"])
+
+
+def ratio_to(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Rows with the column `ratio`: value over the baseline's at the same phase, metric and T, or NaN."""
+    keys = ["phase", "metric", "T"]
+    base = frame[frame["method"] == baseline].drop_duplicates(keys, keep="last").set_index(keys)["value"]
+    joined = frame.join(base.rename("baseline_value"), on=keys)
+    return joined.assign(ratio=joined["value"] / joined["baseline_value"]).drop(columns="baseline_value")
+
+
+def crossovers(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """From which measured T on each series stays below the baseline.
+
+    Columns: method, impl, phase, metric, from_T (None: not within what was measured), ratio (at the longest
+    T that both have), longest_T. Values are such that less is better.
+    """
+    records = []
+    others = ratio_to(frame, baseline)
+    others = others[(others["method"] != baseline) & others["ratio"].notna()]
+    for names, rows in others.groupby(list(_SERIES), sort=False):
+        ordered = rows.sort_values("T")
+        lengths, ratios = ordered["T"].tolist(), ordered["ratio"].tolist()
+        start = None
+        for length, ratio in zip(reversed(lengths), reversed(ratios), strict=True):
+            if ratio >= 1:
+                break
+            start = int(length)
+        keys = dict(zip(_SERIES, cast("tuple[str, ...]", names), strict=True))
+        records.append({**keys, "from_T": start, "ratio": ratios[-1], "longest_T": int(lengths[-1])})
+    table = pd.DataFrame(records, columns=[*_SERIES, "from_T", "ratio", "longest_T"])
+    return table.astype({"from_T": "Int64"})
+
+
+def pareto(frame: pd.DataFrame, x: str, y: str, *, x_less: bool = True, y_less: bool = True) -> pd.DataFrame:
+    """The rows that no other row beats in both columns, along x; `*_less` says that less is better."""
+    points = frame.dropna(subset=[x, y])
+    points = points.sort_values([x, y], ascending=[x_less, y_less], kind="stable")
+    kept, best = [], np.inf
+    for place, value in enumerate(points[y].tolist()):
+        score = value if y_less else -value
+        if score < best:
+            kept.append(place)
+            best = score
+    return points.iloc[kept].reset_index(drop=True)
+
+
+def at_length(frame: pd.DataFrame, metric: str, phase: str, length: int | None = None) -> pd.DataFrame:
+    """One value per method and impl, at `length` or at the longest T that all methods of the frame share.
+
+    Without a shared T it is the longest T of any. Columns: method, impl, T, value, low, high.
+    """
+    rows = measured(frame, metric, phase)
+    columns = ["method", "impl", "T", "value", "low", "high"]
+    if rows.empty:
+        return rows[columns]
+    if length is None:
+        sets = [set(part["T"]) for _, part in rows.groupby("method")]
+        length = max(set.intersection(*sets) or set.union(*sets))
+    return rows.loc[rows["T"] == length, columns].reset_index(drop=True)
+
+
+def trade_off(cost: pd.DataFrame, quality: pd.DataFrame, *, train_length: int | None = None) -> pd.DataFrame:
+    """Cost and quality side by side, one row per method that has both.
+
+    cost     from at_length
+    quality  rows of one quality metric; at `train_length`, or their least T
+    Columns: method, cost, cost_low, cost_high, cost_T, quality, quality_low, quality_high, quality_T.
+    """
+    names = {"value": "cost", "low": "cost_low", "high": "cost_high", "T": "cost_T"}
+    left = cost.rename(columns=names).drop_duplicates("method", keep="last").drop(columns="impl")
+    length = train_length or (quality["T"].min() if len(quality) else None)
+    right = quality[quality["T"] == length].drop_duplicates("method", keep="last")
+    right = right[["method", "value", "low", "high", "T"]].rename(
+        columns={"value": "quality", "low": "quality_low", "high": "quality_high", "T": "quality_T"}
+    )
+    return left.merge(right, on="method").reset_index(drop=True)

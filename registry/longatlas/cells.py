@@ -1,0 +1,166 @@
+"""Cells: a plan taken apart into single measurements, each with a key made of everything that matters to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from longatlas.combination import Combination
+from longatlas.corpus import corpus_digest
+from longatlas.plan import Plan
+
+# What a measured number depends on inside longatlas: a change there measures again.
+ENGINE = ("ops", "measure", "tasks", "decoder.py", "slot_mixer.py", "defaults.py", "config.py", "corpus.py")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement to do.
+
+    method   canonical spec; `options` are all its options with their values
+    measure  speed, memory or quality
+    phase    train, prefill or decode; for quality the task's name
+    T        tokens; 0 for quality, whose rows carry their own
+    case     the shape (batch, layers, heads, head_size), or the task's preset and corpus
+    """
+
+    method: str
+    options: dict[str, Any]
+    impl: str
+    measure: str
+    phase: str
+    T: int
+    case: dict[str, Any]
+    dtype: str
+    device: str
+    budget: float
+    threads: int
+    seed: int
+    source: str
+    environment: str
+
+    @property
+    def key(self) -> str:
+        """Content hash of all of the cell."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} {self.phase}" + (f" T={self.T}" if self.T else "")
+
+    @property
+    def series(self) -> tuple[str, str, str]:
+        """Cells that differ by T alone: after an `oom` or `timeout` longer ones are skipped."""
+        return self.method, self.measure, self.phase
+
+
+def expand(plan: Plan) -> list[Cell]:
+    """The cells of a plan. Short ones come first and methods take turns, so that drift hurts all alike."""
+    return [*_shaped(plan, "speed"), *_shaped(plan, "memory"), *_quality(plan)]
+
+
+def _shaped(plan: Plan, measure: str) -> Iterator[Cell]:
+    if measure not in plan.measure:
+        return
+    case = {"batch": plan.batch, "layers": plan.layers, "heads": plan.heads, "head_size": plan.head_size}
+    for length in sorted(plan.lengths):
+        for phase in plan.phases:
+            for combination in plan.combinations:
+                yield _cell(plan, combination, measure, phase, length, case)
+
+
+def _quality(plan: Plan) -> Iterator[Cell]:
+    if "quality" not in plan.measure:
+        return
+    for task in plan.tasks:
+        case: dict[str, Any] = {"preset": plan.preset}
+        if task == "language_model":
+            case |= {"corpus": plan.corpus, "corpus_digest": corpus_digest(plan.corpus)}
+        for combination in plan.combinations:
+            yield _cell(plan, combination, "quality", task, 0, case)
+
+
+def _cell(
+    plan: Plan, combination: Combination, measure: str, phase: str, length: int, case: dict[str, Any]
+) -> Cell:
+    return Cell(
+        method=combination.spec,
+        options=combination.options,
+        impl=combination.resolve_impl(plan.impl, plan.device),
+        measure=measure,
+        phase=phase,
+        T=length,
+        case=case,
+        dtype=plan.dtype,
+        device=plan.device,
+        budget=plan.budget if measure == "speed" else 0.0,
+        threads=plan.threads or os.cpu_count() or 1,
+        seed=plan.seed,
+        source=source_digest(combination),
+        environment=environment_digest(),
+    )
+
+
+def source_digest(combination: Combination) -> str:
+    """Hash of the source files of a combination's builders: their packages, or single modules."""
+    digest = hashlib.sha256()
+    for part in combination.parts:
+        for builder in part.method.fills.values():
+            for path in _source_files(builder.__module__):
+                digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _source_files(module: str) -> list[Path]:
+    file = getattr(import_module(module), "__file__", None)
+    if file is None:
+        return []
+    path = Path(file)
+    return sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+
+
+@lru_cache(maxsize=1)
+def environment_digest() -> str:
+    """Hash of the engine's own source, and of the versions and the machine that numbers depend on."""
+    digest = hashlib.sha256(json.dumps(environment(), sort_keys=True).encode())
+    root = Path(__file__).parent
+    for name in ENGINE:
+        place = root / name
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def environment() -> dict[str, str]:
+    """Versions and machine, recorded with every row; found without loading torch."""
+    return {
+        "machine": machine_name(),
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "longatlas": metadata.version("longatlas"),
+        "platform": f"{sys.platform}-{platform.machine()}",
+    }
+
+
+@lru_cache(maxsize=1)
+def machine_name() -> str:
+    """Processor and number of cores, such as "AMD EPYC, 2 cores"."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name}, {os.cpu_count()} cores"

@@ -1,0 +1,38 @@
+"""`longatlas demo`: compare methods on speed, memory and quality here, then open the dashboard."""
+
+from __future__ import annotations
+
+import click
+
+from longatlas.cli.measure import print_tables, progress_bar, store_option
+
+
+@click.command()
+@click.option(
+    "--corpus", default="", help="File or folder of text; default: the Python standard library's source."
+)
+@click.option("--port", default=8501, show_default=True, help="Port of the dashboard.")
+@click.option("--no-serve", is_flag=True, help="End after the comparison.")
+@store_option
+def demo(corpus: str, port: int, no_serve: bool, store: str | None) -> None:
+    """Compare methods on this machine: time and memory at T = 512 ... 4096, and a small language model each.
+
+    Takes a few minutes the first time and seconds after that, because finished cells are kept.
+    """
+    from longatlas.demo import demo_plan
+    from longatlas.running import run
+    from longatlas.store import Store
+
+    if not no_serve:
+        from longatlas.cli.dashboard import check_port
+
+        check_port(port)
+    opened = Store(store)
+    with progress_bar() as progress:
+        frame = run(demo_plan(corpus), store=opened, progress=progress)
+    print_tables(frame)
+    click.echo(f"\nStored in {opened.name}")
+    if not no_serve:
+        from longatlas.cli.dashboard import serve
+
+        serve(port=port, store=store)

@@ -1,0 +1,177 @@
+"""`longatlas list`, `show` and `plugins`: what is installed, and what it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from longatlas.cards import Method, Option
+from longatlas.catalog import Catalog, auto_impl, load_catalog, method_status, obstacles
+from longatlas.cli.output import console, print_json, status_text, table
+from longatlas.taxonomy import Node
+
+
+@click.command("list")
+@click.option("--family", default="", metavar="PATH", help="Only methods under this path of the taxonomy.")
+@click.option(
+    "--status", default="", help="Only methods with this status: ready, needs, described only, broken."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+def list_methods(family: str, status: str, as_json: bool) -> None:
+    """List the methods and whether they can run here."""
+    catalog = load_catalog()
+    methods = catalog.select(family, status)
+    if as_json:
+        print_json([_facts(method) for method in methods])
+        return
+    out = console()
+    rows = [(m.name, m.title, m.family, method_status(m), ", ".join(m.fills), m.training) for m in methods]
+    out.print(table(("name", "title", "family", "status", "slots", "training"), rows))
+    out.print(f"{len(methods)} of {len(catalog.methods)} methods")
+    broken = sum(1 for plugin in catalog.plugins if plugin.error)
+    if broken:
+        out.print(f"{broken} broken plugin{'s' * (broken > 1)}: `longatlas plugins` says why", style="red")
+
+
+def _facts(method: Method) -> dict[str, Any]:
+    return {
+        "name": method.name,
+        "title": method.title,
+        "family": method.family,
+        "paper": method.paper,
+        "summary": method.summary,
+        "status": method_status(method),
+        "slots": list(method.fills),
+        "training": method.training,
+        "options": [asdict(option) for option in method.options],
+        "cost": asdict(method.cost),
+    }
+
+
+@click.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+def show(name: str, as_json: bool) -> None:
+    """Show the whole card of a method."""
+    catalog = load_catalog()
+    method = catalog.method(name)
+    leaf = catalog.taxonomy.leaf(method.family)
+    if as_json:
+        print_json(_card(catalog, method, leaf))
+        return
+    out = console()
+    out.print(Text(f"{method.title} ({method.name})", style="bold"))
+    out.print(method.summary)
+    out.print(_card_table(catalog, method))
+    if method.options:
+        out.print(
+            table(("option", "default", "meaning", "unit", "allowed"), map(_option_row, method.options))
+        )
+    if method.equations:
+        out.print(_block("Equations (LaTeX)", method.equations))
+    if leaf.papers:
+        papers = [f"{p.name} ({p.first_author}, {p.year}) {p.address}" for p in leaf.papers]
+        out.print(_block(f"Papers beside it under {leaf.title}", papers))
+
+
+def _card(catalog: Catalog, method: Method, leaf: Node) -> dict[str, Any]:
+    impl, reason = auto_impl(method)
+    return {
+        **_facts(method),
+        "paper_address": paper_address(method),
+        "family_titles": _titles(catalog, method.family),
+        "impls": list(method.impls),
+        "auto_impl": impl,
+        "auto_reason": reason,
+        "requires": list(method.requires),
+        "devices": list(method.devices),
+        "deviations": method.deviations,
+        "source": method.source,
+        "equations": list(method.equations),
+        "plugin": catalog.plugin_of(method.name).name,
+        "remedies": [remedy for _, remedy in obstacles(method)],
+        "papers": [{**asdict(paper), "address": paper.address} for paper in leaf.papers],
+    }
+
+
+def _card_table(catalog: Catalog, method: Method) -> Table:
+    impl, reason = auto_impl(method)
+    rows = {
+        "status": method_status(method),
+        "remedy": "; ".join(remedy for _, remedy in obstacles(method)),
+        "paper": paper_address(method),
+        "family": f"{method.family} ({' > '.join(_titles(catalog, method.family))})",
+        "slots": ", ".join(method.fills),
+        "cost": f"time {method.cost.time}, state {method.cost.state} (claimed)",
+        "impls": f"{', '.join(method.impls)}; auto is '{impl}' here: {reason}",
+        "training": method.training,
+        "requires": ", ".join(method.requires),
+        "devices": ", ".join(method.devices),
+        "deviations": method.deviations,
+        "source": method.source,
+        "plugin": catalog.plugin_of(method.name).name,
+    }
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        if value:
+            grid.add_row(Text(name, style="dim"), status_text(value) if name == "status" else value)
+    return grid
+
+
+def _titles(catalog: Catalog, path: str) -> list[str]:
+    """The titles of the nodes from the family down to `path`."""
+    ids = path.split("/")
+    return [catalog.taxonomy.node("/".join(ids[: i + 1])).title for i in range(len(ids))]
+
+
+def paper_address(method: Method) -> str:
+    """Where the paper can be read: arXiv for an id, else the address on the card."""
+    if not method.paper or "://" in method.paper:
+        return method.paper
+    return f"https://arxiv.org/abs/{method.paper}"
+
+
+def _option_row(option: Option) -> tuple[str, str, str, str, str]:
+    default = str(option.default).lower() if isinstance(option.default, bool) else str(option.default)
+    return option.name, default, option.help, option.unit, option.rule().removeprefix("it must be ")
+
+
+def _block(title: str, lines: tuple[str, ...] | list[str]) -> Group:
+    return Group("", Text(title, style="bold"), *(Padding(Text(line), (0, 0, 0, 2)) for line in lines))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+def plugins(as_json: bool) -> None:
+    """List the plugins: what each brings, and what is wrong with those that are broken."""
+    found = [
+        {
+            "name": plugin.name,
+            "version": plugin.version,
+            "distribution": plugin.distribution,
+            "methods": [method.name for method in plugin.methods],
+            "tasks": [task.name for task in plugin.tasks],
+            "error": plugin.error,
+        }
+        for plugin in load_catalog().plugins
+    ]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            p["name"],
+            p["distribution"],
+            p["version"],
+            ", ".join([*p["methods"], *p["tasks"]]),
+            f"broken: {p['error']}" if p["error"] else "ok",
+        )
+        for p in found
+    ]
+    console().print(table(("name", "distribution", "version", "brings", "status"), rows))

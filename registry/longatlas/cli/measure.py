@@ -1,0 +1,290 @@
+"""Commands that measure and show what was measured: run, results, jobs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from longatlas.cli.output import console, print_json, table
+from longatlas.errors import LongAtlasError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from longatlas.running import Progress
+
+Command = Callable[..., Any]
+
+_LISTS = {
+    "methods": "specs such as vanilla,yarn:factor=4+sliding_window",
+    "measure": "speed, memory, quality",
+    "phases": "train, prefill, decode",
+    "lengths": "tokens, such as 512,1024",
+    "tasks": "quality tasks: language_model, mqar, passkey",
+}
+_SCALARS: dict[str, tuple[type, str]] = {
+    "preset": (str, "size of the quality tasks: smoke, demo or quick"),
+    "impl": (str, "auto, or an impl that every method has"),
+    "device": (str, "cpu or cuda"),
+    "dtype": (str, "float32, bfloat16, float16 or float64"),
+    "batch": (int, "sequences at once"),
+    "layers": (int, "layers of the measured decoder"),
+    "heads": (int, "heads H"),
+    "head_size": (int, "head size D"),
+    "corpus": (str, "file or folder of text; default: the Python standard library's source"),
+    "budget": (float, "seconds of samples for one timing, at most"),
+    "timeout": (float, "seconds for one cell, at most"),
+    "threads": (int, "CPU threads; 0 = all cores"),
+    "memory_gib": (float, "memory a worker may take, GiB; 0 = 80% of the machine's"),
+    "seed": (int, "of weights and data"),
+}
+
+store_option = click.option(
+    "--store", help="Store: a path or a URL (default: $LONGATLAS_STORE, else your data folder)."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print flat rows as JSON.")
+
+
+def plan_options(command: Command) -> Command:
+    """An option for each key of a plan."""
+    for key, (kind, text) in reversed(_SCALARS.items()):
+        command = click.option(f"--{key.replace('_', '-')}", key, type=kind, help=text)(command)
+    for key, text in reversed(_LISTS.items()):
+        command = click.option(f"--{key}", key, help=f"Comma-separated {text}.")(command)
+    return command
+
+
+@click.command()
+@click.argument("plan", required=False)
+@plan_options
+@store_option
+@click.option("--force", is_flag=True, help="Measure again what is finished.")
+@json_option
+def run(plan: str | None, store: str | None, force: bool, as_json: bool, **given: Any) -> None:
+    """Measure what a plan asks for; what is in the store already is not measured again.
+
+    PLAN is a YAML file; options replace its keys. Without it, --methods says what to measure.
+    """
+    from longatlas.running import run as run_plan
+
+    chosen = make_plan(plan, given)
+    with progress_bar() as progress:
+        frame = run_plan(chosen, store=store, force=force, progress=progress)
+    if as_json:
+        print_json(flat_rows(frame))
+    else:
+        print_tables(frame)
+
+
+def make_plan(path: str | None, given: dict[str, Any]) -> Any:
+    """A plan from a file and from options; options win."""
+    from longatlas.plan import Plan, load_plan
+
+    values = {key: _value(key, value) for key, value in given.items() if value is not None}
+    if path is not None:
+        return load_plan(path).with_values(values)
+    if "methods" not in values:
+        raise LongAtlasError(
+            "there is nothing to run; give a PLAN.yaml or --methods a,b (see `longatlas list`)"
+        )
+    return Plan(**values)
+
+
+def _value(key: str, value: Any) -> Any:
+    if key not in _LISTS:
+        return value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if key != "lengths":
+        return tuple(parts)
+    try:
+        return tuple(int(part) for part in parts)
+    except ValueError:
+        raise LongAtlasError(f"--lengths is '{value}'; expected whole numbers such as 512,1024") from None
+
+
+class progress_bar:  # noqa: N801 - used as a context manager, like a function
+    """A progress bar on stderr with time left; without a terminal, a line for each measured cell."""
+
+    def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bar
+
+        self._console = console(stderr=True)
+        self._bar = Bar(
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._kept = 0
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        self._bar.start()
+        return self._tell
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+        if self._kept:
+            self._console.print(f"{self._kept} cells were in the store already.")
+
+    def _tell(self, step: Progress) -> None:
+        self._bar.update(self._task, total=step.total, completed=step.done, description=step.cell.label)
+        if not step.status:
+            return
+        self._kept += step.kept
+        failed = step.status not in ("ok", "unsupported")
+        if not step.kept and (failed or not self._console.is_terminal):
+            counter = f"[{step.done}/{step.total}]"
+            self._console.print(
+                f"{counter} {step.cell.measure} {step.cell.label}: {step.status} {step.reason}".rstrip()
+            )
+
+
+def print_tables(frame: pd.DataFrame) -> None:
+    """The summary of rows, on stdout."""
+    from longatlas.summary import summarise
+
+    out = console()
+    for made in summarise(frame):
+        out.print()
+        out.print(table(made.columns, made.lines, title=made.title))
+
+
+def flat_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain dicts with null for what is missing."""
+    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
+    return rows
+
+
+@click.command()
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    help="Only this method (every spec of it) or this spec; may be repeated.",
+)
+@click.option("--measure", default="", help="Only speed, memory or quality.")
+@click.option("--phase", default="", help="Only this phase or task.")
+@store_option
+@json_option
+def results(methods: tuple[str, ...], measure: str, phase: str, store: str | None, as_json: bool) -> None:
+    """Show what is in the store: the newest result of every cell."""
+    from longatlas.analysis import latest
+    from longatlas.store import Store
+
+    frame = latest(Store(store, read_only=True).rows(methods=methods, measure=measure, phase=phase))
+    frame = frame.drop(columns="case_text", errors="ignore")
+    if as_json:
+        print_json(flat_rows(frame))
+    elif frame.empty:
+        click.echo("No results yet. `longatlas demo` makes some, or `longatlas run --methods a,b`.")
+    else:
+        print_tables(frame)
+
+
+@click.group(invoke_without_command=True)
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="Print jobs as JSON.")
+@click.pass_context
+def jobs(context: click.Context, store: str | None, as_json: bool) -> None:
+    """Show the queue of jobs, the newest first; the dashboard shows the same ones."""
+    from longatlas.store import Store
+
+    context.obj = Store(store)
+    if context.invoked_subcommand is None:
+        _show_jobs(context.obj, as_json)
+
+
+def _show_jobs(store: Any, as_json: bool) -> None:
+    from longatlas import jobs as queue
+
+    found = queue.jobs(store)
+    if as_json:
+        print_json([_job_facts(job) for job in found])
+    elif not found:
+        click.echo("No jobs. `longatlas jobs add --methods a,b` or the dashboard's Run page adds one.")
+    else:
+        lines = [
+            [str(j.id), j.status, f"{j.done}/{j.total}", ",".join(j.plan.methods), j.current or j.error]
+            for j in found
+        ]
+        console().print(table(["job", "status", "cells", "methods", "now"], lines))
+
+
+def _job_facts(job: Any) -> dict[str, Any]:
+    names = (
+        "id",
+        "plan_hash",
+        "status",
+        "done",
+        "total",
+        "current",
+        "error",
+        "created",
+        "started",
+        "finished",
+    )
+    return {**{name: getattr(job, name) for name in names}, "plan": job.plan.as_dict()}
+
+
+@jobs.command("add")
+@click.argument("plan", required=False)
+@plan_options
+@click.pass_obj
+def jobs_add(store: Any, /, plan: str | None, **given: Any) -> None:
+    """Queue a plan and return at once; a detached process runs it."""
+    from longatlas import jobs as queue
+
+    job = queue.submit(store, make_plan(plan, given))
+    click.echo(f"job {job.id} is {job.status}; `longatlas jobs` shows its progress")
+
+
+@jobs.command("cancel")
+@click.argument("number", type=int)
+@click.pass_obj
+def jobs_cancel(store: Any, number: int) -> None:
+    """Stop a job; its finished cells are kept."""
+    from longatlas import jobs as queue
+
+    job = queue.cancel(store, number)
+    deadline = time.monotonic() + 10
+    while job.status == queue.RUNNING and time.monotonic() < deadline:
+        time.sleep(0.2)
+        job = queue.job(store, number)
+    click.echo(f"job {job.id} is {job.status}")
+
+
+@jobs.command("log")
+@click.option("--lines", default=40, show_default=True, help="How many of the last lines.")
+@click.pass_obj
+def jobs_log(store: Any, lines: int) -> None:
+    """Show the last lines that jobs wrote."""
+    from longatlas import jobs as queue
+
+    path = queue.log_path(store)
+    if not path.exists():
+        click.echo("No job has run yet.")
+        return
+    _echo_lines(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _echo_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+    sys.stdout.flush()

@@ -1,0 +1,202 @@
+"""The queue of jobs: plans that a detached supervisor runs one at a time, whoever asked for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+
+from longatlas.errors import LongAtlasError
+from longatlas.plan import Plan, plan_from_yaml
+from longatlas.store import JOBS, Store
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+ACTIVE = (QUEUED, RUNNING)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job. `done` of `total` cells are finished; `current` is what is being measured."""
+
+    id: int
+    plan: Plan
+    plan_hash: str
+    status: str
+    done: int
+    total: int
+    current: str
+    error: str
+    created: float
+    started: float | None
+    finished: float | None
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at the pace so far; None before the first cell is finished."""
+        if self.status != RUNNING or not self.done or self.started is None:
+            return None
+        return (time.time() - self.started) / self.done * (self.total - self.done)
+
+
+def submit(store: Store, plan: Plan, *, start: bool = True) -> Job:
+    """Put a plan in the queue and wake the supervisor. A plan that is queued or running already is not doubled."""
+    with store.engine.begin() as connection:
+        query = sa.select(JOBS.c.id).where(JOBS.c.plan_hash == plan.hash, JOBS.c.status.in_(ACTIVE))
+        found = connection.execute(query).scalar()
+        if found is None:
+            values = {
+                "plan": plan.to_yaml(),
+                "plan_hash": plan.hash,
+                "status": QUEUED,
+                "created": time.time(),
+            }
+            found = connection.execute(sa.insert(JOBS).values(**values).returning(JOBS.c.id)).scalar_one()
+    if start:
+        wake_supervisor(store)
+    return job(store, int(found))
+
+
+def job(store: Store, number: int) -> Job:
+    """One job. Raises LongAtlasError for a number that is not in the store."""
+    with store.engine.connect() as connection:
+        row = connection.execute(sa.select(JOBS).where(JOBS.c.id == number)).mappings().first()
+    if row is None:
+        raise LongAtlasError(f"there is no job {number} in store '{store.name}'; `longatlas jobs` lists them")
+    return _job(row)
+
+
+def jobs(store: Store, *, limit: int = 50) -> list[Job]:
+    """The newest jobs first."""
+    _mend(store)
+    with store.engine.connect() as connection:
+        rows = connection.execute(sa.select(JOBS).order_by(JOBS.c.id.desc()).limit(limit)).mappings().all()
+    return [_job(row) for row in rows]
+
+
+def cancel(store: Store, number: int) -> Job:
+    """Ask a job to stop, from any process: a queued one at once, a running one within seconds."""
+    found = job(store, number)
+    with store.engine.begin() as connection:
+        here = JOBS.c.id == number
+        connection.execute(sa.update(JOBS).where(here).values(cancel=1))
+        waiting = here & (JOBS.c.status == QUEUED)
+        connection.execute(sa.update(JOBS).where(waiting).values(status=CANCELLED, finished=time.time()))
+    if found.status == RUNNING and supervisor(store) is None:
+        _mend(store)
+    return job(store, number)
+
+
+def log_path(store: Store) -> Path:
+    """Where the supervisor and its workers write what they print."""
+    base = Path(str(store.url.database)) if store.is_sqlite else Path.cwd() / "longatlas"
+    return base.with_suffix(".jobs.log")
+
+
+def supervisor(store: Store) -> psutil.Process | None:
+    """The process that runs the jobs of a store, if it lives."""
+    with store.engine.connect() as connection:
+        query = sa.select(JOBS.c.pid, JOBS.c.pid_started).where(JOBS.c.pid.is_not(None))
+        found = connection.execute(query.order_by(JOBS.c.started.desc()).limit(1)).first()
+    if found is None:
+        return None
+    return _alive(int(found.pid), float(found.pid_started))
+
+
+def wake_supervisor(store: Store) -> None:
+    """Start the supervisor, detached; a second one finds the slot taken and ends at once."""
+    log = log_path(store)
+    with log.open("ab") as stream:
+        subprocess.Popen(
+            [sys.executable, "-m", "longatlas.supervisor", store.url.render_as_string(hide_password=False)],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+
+def stop_supervisor(store: Store, *, grace: float = 5.0) -> None:
+    """End the supervisor and its workers: SIGTERM to the group, then SIGKILL after `grace` seconds."""
+    process = supervisor(store)
+    if process is None:
+        return
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(grace)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return
+        except psutil.TimeoutExpired:
+            continue
+
+
+def take_next(store: Store) -> Job | None:
+    """Mark the oldest queued job as running in this process and return it."""
+    with store.engine.begin() as connection:
+        oldest = sa.select(JOBS.c.id).where(JOBS.c.status == QUEUED).order_by(JOBS.c.id).limit(1)
+        number = connection.execute(oldest).scalar()
+        if number is None:
+            return None
+        me = psutil.Process()
+        values = {"status": RUNNING, "started": time.time(), "pid": me.pid, "pid_started": me.create_time()}
+        connection.execute(sa.update(JOBS).where(JOBS.c.id == number).values(**values))
+    return job(store, int(number))
+
+
+def update(store: Store, number: int, **values: Any) -> None:
+    """Write progress or the end of a job."""
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(JOBS).where(JOBS.c.id == number).values(**values))
+
+
+def cancel_requested(store: Store, number: int) -> bool:
+    with store.engine.connect() as connection:
+        return bool(connection.execute(sa.select(JOBS.c.cancel).where(JOBS.c.id == number)).scalar())
+
+
+def _mend(store: Store) -> None:
+    """A job whose supervisor was killed says so instead of running for ever; finished cells are kept."""
+    with store.engine.connect() as connection:
+        query = sa.select(JOBS.c.id, JOBS.c.pid, JOBS.c.pid_started, JOBS.c.cancel)
+        running = connection.execute(query.where(JOBS.c.status == RUNNING)).all()
+    for number, pid, started, cancelled in running:
+        if _alive(int(pid), float(started)) is None:
+            text = (
+                "" if cancelled else "its process was killed; run it again to go on from the finished cells"
+            )
+            status = CANCELLED if cancelled else FAILED
+            update(store, number, status=status, error=text, finished=time.time())
+
+
+def _alive(pid: int, started: float) -> psutil.Process | None:
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < 1.0
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _job(row: Any) -> Job:
+    names = (
+        "id",
+        "plan_hash",
+        "status",
+        "done",
+        "total",
+        "current",
+        "error",
+        "created",
+        "started",
+        "finished",
+    )
+    return Job(plan=plan_from_yaml(row["plan"], f"job {row['id']}"), **{name: row[name] for name in names})

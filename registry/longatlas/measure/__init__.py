@@ -1,0 +1,1 @@
+"""How each number is taken; runs inside a worker, never in the parent."""

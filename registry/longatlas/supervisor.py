@@ -1,0 +1,71 @@
+"""The supervisor: takes one job after the other from a store's queue and runs it; ends when the queue is empty."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+from longatlas import jobs
+from longatlas.executor import StoppedError
+from longatlas.running import Progress, run
+from longatlas.store import Store
+
+
+def main(url: str) -> None:
+    """Run the queue of the store at `url`; returns at once when another supervisor does."""
+    store = Store(url)
+    with jobs.log_path(store).with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+        while (job := jobs.take_next(store)) is not None:
+            _run_job(store, job)
+
+
+def _run_job(store: Store, job: jobs.Job) -> None:
+    print(f"job {job.id}: {job.plan.hash}", flush=True)
+
+    def report(step: Progress) -> None:
+        what = "" if step.status else step.cell.label
+        jobs.update(store, job.id, done=step.done, total=step.total, current=what)
+        if step.status and not step.kept:
+            print(f"job {job.id}: {step.cell.label}: {step.status} {step.reason}".rstrip(), flush=True)
+
+    status, error = jobs.DONE, ""
+    try:
+        run(job.plan, store=store, progress=report, should_stop=_asker(store, job.id))
+    except StoppedError:
+        status = jobs.CANCELLED
+    except SystemExit:
+        status, error = jobs.CANCELLED, "its process was asked to end"
+    except Exception as problem:
+        traceback.print_exc()
+        status, error = jobs.FAILED, str(problem)
+    jobs.update(store, job.id, status=status, error=error, current="", finished=time.time())
+    print(f"job {job.id}: {status}", flush=True)
+    if error and status == jobs.CANCELLED:
+        sys.exit(0)
+
+
+def _asker(store: Store, number: int) -> Callable[[], bool]:
+    """Whether a job was cancelled, asked of the store at most once a second."""
+    asked = 0.0
+    answer = False
+
+    def should_stop() -> bool:
+        nonlocal asked, answer
+        if time.monotonic() - asked > 1.0:
+            asked, answer = time.monotonic(), jobs.cancel_requested(store, number)
+        return answer
+
+    return should_stop
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

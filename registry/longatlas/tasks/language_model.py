@@ -1,0 +1,111 @@
+"""Byte-level language model: bits per byte by position bucket, at 1x to 8x the training length."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from longatlas.config import DecoderConfig
+from longatlas.decoder import Decoder
+from longatlas.errors import LongAtlasError
+from longatlas.tasks.session import Batches, Session
+
+REACH = 8  # the longest evaluation, in training lengths
+SCORED = 64  # tokens scored at the end of each bucket when a method answers prompts only
+
+
+def run(session: Session) -> list[dict[str, Any]]:
+    """Train on the corpus, then score held-out text by position."""
+    settings = session.settings
+    length = int(settings["length"])
+    text = session.text()
+    train = torch.frombuffer(bytearray(text.train), dtype=torch.uint8)
+    config = DecoderConfig(
+        d_model=settings["d_model"],
+        n_layers=settings["layers"],
+        n_heads=settings["heads"],
+        train_length=length,
+    )
+    digest = hashlib.sha256(text.train).hexdigest()
+    decoder = session.decoder(
+        config, lambda: _batches(train, session, length), lr=settings.get("lr", 4e-3), content=digest
+    )
+    tokens = held_out(text.held_out, int(settings["sequences"]), REACH * length + 1).to(session.device)
+    return bits_by_position(decoder, tokens, length)
+
+
+def _batches(text: Tensor, session: Session, length: int) -> Batches:
+    generator = torch.Generator().manual_seed(session.seed)
+    while True:
+        starts = torch.randint(len(text) - length - 1, (int(session.settings["batch"]),), generator=generator)
+        rows = torch.stack([text[s : s + length + 1] for s in starts.tolist()])
+        yield rows.long().to(session.device), None
+
+
+def held_out(text: bytes, sequences: int, length: int) -> Tensor:
+    """Tokens [sequences, length], evenly spaced over the held-out text (overlapping where it is short)."""
+    if len(text) < length:
+        raise LongAtlasError(
+            f"the corpus holds out {len(text)} bytes; {length} are needed: give a longer text with --corpus"
+        )
+    data = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
+    starts = torch.linspace(0, len(text) - length, sequences).long().tolist()
+    return torch.stack([data[s : s + length] for s in starts])
+
+
+def buckets(length: int) -> Iterator[tuple[int, int]]:
+    """Position ranges (0, L], (L, 2L], (2L, 4L], (4L, 8L]."""
+    start, end = 0, length
+    while end <= REACH * length:
+        yield start, end
+        start, end = end, 2 * end
+
+
+@torch.no_grad()
+def bits_by_position(decoder: Decoder, tokens: Tensor, length: int) -> list[dict[str, Any]]:
+    """Mean bits per byte in each bucket, with the 95% interval over sequences; tokens [n, REACH * L + 1]."""
+    rows = []
+    score = _score_prompts if decoder.context is not None else _score_whole
+    for (_, end), losses in zip(buckets(length), score(decoder, tokens, length), strict=True):
+        bits = losses / math.log(2)  # [n]
+        half = 1.96 * float(bits.std()) / math.sqrt(len(bits)) if len(bits) > 1 else 0.0
+        mean = float(bits.mean())
+        rows.append(
+            {
+                "metric": "bits_per_byte",
+                "unit": "bits",
+                "T": end,
+                "value": mean,
+                "low": mean - half,
+                "high": mean + half,
+                "n": len(bits),
+            }
+        )
+    return rows
+
+
+def _score_whole(decoder: Decoder, tokens: Tensor, length: int) -> Iterator[Tensor]:
+    """Mean loss [n] of each bucket, from one call per sequence."""
+    losses = torch.cat([_losses(decoder(row[None, :-1])[0], row[None, 1:]) for row in tokens])  # [n, 8L]
+    for start, end in buckets(length):
+        yield losses[:, start:end].mean(1)
+
+
+def _score_prompts(decoder: Decoder, tokens: Tensor, length: int) -> Iterator[Tensor]:
+    """The same for a method that answers prompts: the last tokens of each bucket, given all before them."""
+    for _, end in buckets(length):
+        scored = min(SCORED, end // 2)
+        _, state = decoder(tokens[:, : end - scored])
+        logits, _ = decoder(tokens[:, end - scored : end], state)
+        yield _losses(logits, tokens[:, end - scored + 1 : end + 1]).mean(1)
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in nats of each token, [n, T]."""
+    return functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
