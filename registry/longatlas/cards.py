@@ -57,9 +57,7 @@ class Option:
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
-            raise LongAtlasError(
-                f"option '{self.name}' is {value!r}, of type {type(value).__name__}; {self.rule()}"
-            )
+            raise LongAtlasError(f"option '{self.name}' is {value!r}, of type {type(value).__name__}; {self.rule()}")
         if not self._in_bounds(value):
             raise LongAtlasError(f"option '{self.name}' is {value!r}, out of bounds; {self.rule()}")
         checked: OptionValue = value

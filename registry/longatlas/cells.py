@@ -90,9 +90,7 @@ def _quality(plan: Plan) -> Iterator[Cell]:
             yield _cell(plan, combination, "quality", task, 0, case)
 
 
-def _cell(
-    plan: Plan, combination: Combination, measure: str, phase: str, length: int, case: dict[str, Any]
-) -> Cell:
+def _cell(plan: Plan, combination: Combination, measure: str, phase: str, length: int, case: dict[str, Any]) -> Cell:
     return Cell(
         method=combination.spec,
         options=combination.options,

@@ -38,9 +38,7 @@ class ShortConv(nn.Module):
 
     def __init__(self, width: int, taps: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(
-            functional.one_hot(torch.tensor(taps - 1), taps).float().repeat(width, 1, 1)
-        )
+        self.weight = nn.Parameter(functional.one_hot(torch.tensor(taps - 1), taps).float().repeat(width, 1, 1))
 
     def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """x [B, T, d_model]; past: the last taps - 1 inputs [B, taps - 1, d_model]."""

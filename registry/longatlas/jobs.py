@@ -170,9 +170,7 @@ def _mend(store: Store) -> None:
         running = connection.execute(query.where(JOBS.c.status == RUNNING)).all()
     for number, pid, started, cancelled in running:
         if _alive(int(pid), float(started)) is None:
-            text = (
-                "" if cancelled else "its process was killed; run it again to go on from the finished cells"
-            )
+            text = "" if cancelled else "its process was killed; run it again to go on from the finished cells"
             status = CANCELLED if cancelled else FAILED
             update(store, number, status=status, error=text, finished=time.time())
 

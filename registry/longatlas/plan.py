@@ -119,9 +119,7 @@ class Plan:
         for key, least in (("budget", 0.01), ("timeout", 1), ("memory_gib", 0)):
             _check_number(key, getattr(self, key), float, least)
         if self.head_size % 2:
-            raise PlanError(
-                "head_size", f"is {self.head_size}; it must be even (rotary embedding turns pairs)"
-            )
+            raise PlanError("head_size", f"is {self.head_size}; it must be even (rotary embedding turns pairs)")
 
     @property
     def combinations(self) -> list[Combination]:

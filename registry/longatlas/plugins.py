@@ -118,9 +118,7 @@ def _check_cards(kind: type[Method] | type[Task], cards: Sequence[Any], owners: 
         title = _title(card)
         owner = owners.get(title) or ("itself" if title in seen else "")
         if owner:
-            raise LongAtlasError(
-                f"the name of {title} is taken by plugin '{owner}'; names are unique: rename it"
-            )
+            raise LongAtlasError(f"the name of {title} is taken by plugin '{owner}'; names are unique: rename it")
         seen.add(title)
 
 

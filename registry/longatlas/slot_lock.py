@@ -15,9 +15,11 @@ from pathlib import Path
 def device_slot(device: str) -> Iterator[None]:
     """Hold the machine's slot for a device; says on stderr who holds it while it waits.
 
-    The lock goes with the process that holds it, however that process ends.
+    Its file is in the system's temporary folder, or in LONGATLAS_SLOTS. The lock goes with the process that holds it,
+    however that process ends.
     """
-    path = Path(tempfile.gettempdir()) / f"longatlas-{os.getuid()}-{device}.slot"
+    folder = Path(os.environ.get("LONGATLAS_SLOTS") or tempfile.gettempdir())
+    path = folder / f"longatlas-{os.getuid()}-{device}.slot"
     with path.open("a+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

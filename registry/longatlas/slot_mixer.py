@@ -65,9 +65,7 @@ class SlotMixer(nn.Module):
         if rotate and raw and not self.attention.raw:
             q = rotate(q, q, q_positions)[0]
             k = rotate(k, k, k_positions)[1]
-        where = Where(
-            q_positions, k_positions, rotate if self.attention.raw else None, self.position.score_mod
-        )
+        where = Where(q_positions, k_positions, rotate if self.attention.raw else None, self.position.score_mod)
         return self._attend(q, k, v, where), SlotState(start + length, seen.past)
 
     def _places(self, seen: Seen, here: Tensor) -> tuple[Tensor, Tensor]:

@@ -142,9 +142,7 @@ class Store:
                     f"cannot make the folder of store '{path}': {error.strerror}; choose another with --store"
                 ) from None
         elif not path.exists():
-            raise LongAtlasError(
-                f"store '{path}' does not exist; make one with `longatlas run` or `longatlas demo`"
-            )
+            raise LongAtlasError(f"store '{path}' does not exist; make one with `longatlas run` or `longatlas demo`")
         engine = sa.create_engine(self.url, connect_args={"timeout": 30})
         sa.event.listen(engine, "connect", _set_pragmas)
         return engine
@@ -198,9 +196,7 @@ class Store:
     def check_writable(self) -> None:
         """Raise LongAtlasError now rather than after the first measurement."""
         with self._writing() as connection:
-            connection.execute(
-                sa.update(META).where(META.c.key == "version").values(value=str(SCHEMA_VERSION))
-            )
+            connection.execute(sa.update(META).where(META.c.key == "version").values(value=str(SCHEMA_VERSION)))
 
     # Cells and rows
 
@@ -212,7 +208,7 @@ class Store:
             for start in range(0, len(wanted), 500):
                 part = wanted[start : start + 500]
                 query = sa.select(CELLS.c.key, CELLS.c.status).where(CELLS.c.key.in_(part))
-                found |= {key: status for key, status in connection.execute(query)}
+                found |= {row.key: row.status for row in connection.execute(query)}
         return found
 
     def save(self, cell: Cell, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
@@ -258,9 +254,7 @@ class Store:
                 frame = pd.read_sql(query, connection)
             else:
                 parts = [keys[i : i + 500] for i in range(0, len(keys), 500)] or [[]]
-                frame = pd.concat(
-                    [pd.read_sql(query.where(ROWS.c.cell.in_(part)), connection) for part in parts]
-                )
+                frame = pd.concat([pd.read_sql(query.where(ROWS.c.cell.in_(part)), connection) for part in parts])
         for name in set(_JSON) & set(frame.columns):
             frame[name] = frame[name].map(json.loads)
         return frame.reset_index(drop=True)

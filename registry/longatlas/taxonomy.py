@@ -204,13 +204,11 @@ def _node(entry: yamlfile.Entry, name: str, path: str, module: str) -> Node:
     module = _module(entry, module)
     title, summary = entry.get("title", str), entry.get("summary", str)
     if entry.has("children") == entry.has("papers"):
-        raise entry.error(
-            "must have either 'children' (an inner node) or 'papers' (a leaf; the list may be empty)"
-        )
+        raise entry.error("must have either 'children' (an inner node) or 'papers' (a leaf; the list may be empty)")
     children: list[Node] = []
     if entry.has("children"):
         below = entry.entry("children")
-        children = [_node(below.entry(key), key, f"{path}/{key}", module) for key in below.keys()]
+        children = [_node(below.entry(key), key, f"{path}/{key}", module) for key in below.names]
         if not children:
             raise entry.key_error("children", "is empty; expected at least one node")
     papers = [_paper(paper) for paper in entry.entries("papers")]
@@ -239,9 +237,7 @@ def _paper(entry: yamlfile.Entry) -> Paper:
     for key in ("url", "code"):
         value = getattr(paper, key)
         if value and not value.startswith(("https://", "http://")):
-            raise entry.key_error(
-                key, f"is '{value}'; expected an address that starts with https:// or http://"
-            )
+            raise entry.key_error(key, f"is '{value}'; expected an address that starts with https:// or http://")
     return paper
 
 

@@ -48,7 +48,9 @@ class Entry:
     def has(self, key: str) -> bool:
         return key in self._values
 
-    def keys(self) -> list[str]:
+    @property
+    def names(self) -> list[str]:
+        """The keys, in the file's order."""
         return list(self._values)
 
     def get(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
@@ -106,9 +108,7 @@ def read(path: Path) -> Entry:
     except OSError as error:
         raise LongAtlasError(f"cannot read {path}: {error.strerror}; give the path of a YAML file") from None
     except UnicodeDecodeError:
-        raise LongAtlasError(
-            f"cannot read {path}: it is not UTF-8 text; give the path of a YAML file"
-        ) from None
+        raise LongAtlasError(f"cannot read {path}: it is not UTF-8 text; give the path of a YAML file") from None
     return parse(text, path.name)
 
 

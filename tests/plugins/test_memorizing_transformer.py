@@ -29,9 +29,7 @@ def expected_output(q, k, v, scale, gate, xl_cache):
     near = place > place[:, None] - N if xl_cache else segment == segment[:, None]
     local = torch.softmax(scores.masked_fill(~(near & (place <= place[:, None])), float("-inf")), -1)
     weights = local.clone()
-    for b, h, t in torch.cartesian_prod(
-        torch.arange(2), torch.arange(4), torch.arange(N, q.shape[1])
-    ).tolist():
+    for b, h, t in torch.cartesian_prod(torch.arange(2), torch.arange(4), torch.arange(N, q.shape[1])).tolist():
         end = t // N * N
         start = max(0, end - M)
         best = sorted(range(start, end), key=lambda j: -dots[b, h, t, j].item())[:K]
@@ -63,9 +61,7 @@ def test_torch_equals_the_reference_with_every_gradient(xl_cache, length, begun,
     _, start = memorizing_attention(*inputs(length=begun, seed=1)[:last], **settings)
     results = []
     for impl in ("reference", "torch"):
-        leaves = [
-            x.requires_grad_() for x in (*inputs(length=length)[:last], start.k.clone(), start.v.clone())
-        ]
+        leaves = [x.requires_grad_() for x in (*inputs(length=length)[:last], start.k.clone(), start.v.clone())]
         state = MemorizingState(*start[:2], *leaves[last:], start.position)
         o, state = memorizing_attention(*leaves[:last], initial_state=state, impl=impl, **settings)
         torch.manual_seed(2)
@@ -115,13 +111,9 @@ def test_memory_keeps_the_latest_tokens_of_whole_segments():
     q, k, v, scale, gate = inputs(length=5 * N + 3)
     _, state = memorizing_attention(q, k, v, scale, gate, output_final_state=True, **SETTINGS)
     assert torch.equal(state.memory_v, v[:, 5 * N - M : 5 * N])
-    torch.testing.assert_close(
-        state.memory_k.norm(dim=-1), torch.ones(2, M, 2, dtype=v.dtype), rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(state.memory_k.norm(dim=-1), torch.ones(2, M, 2, dtype=v.dtype), rtol=0, atol=1e-4)
     assert state.k.shape[1] == N - 1
-    _, small = memorizing_attention(
-        q, k, v, scale, gate, segment_len=N, memory_size=3, output_final_state=True
-    )
+    _, small = memorizing_attention(q, k, v, scale, gate, segment_len=N, memory_size=3, output_final_state=True)
     assert torch.equal(small.memory_v, v[:, 5 * N - 3 : 5 * N])
 
 

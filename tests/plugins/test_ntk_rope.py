@@ -35,9 +35,7 @@ def test_factor_one_is_plain_rope_to_the_bit(dtype: torch.dtype) -> None:
 def test_torch_equals_reference(length: int) -> None:
     q, k = (torch.randn(2, length, 3, 12, dtype=torch.float64) for _ in range(2))
     places = torch.arange(length) + 777
-    for a, b in zip(
-        ntk_rotary(12, factor=5.0)(q, k, places), ntk_rotation(12, factor=5.0)(q, k, places), strict=True
-    ):
+    for a, b in zip(ntk_rotary(12, factor=5.0)(q, k, places), ntk_rotation(12, factor=5.0)(q, k, places), strict=True):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
 
 

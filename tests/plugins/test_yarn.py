@@ -44,9 +44,7 @@ def test_factor_one_is_plain_rope_to_the_bit(dtype: torch.dtype) -> None:
     q = torch.randn(1, 200, 2, 64, dtype=torch.float64).to(dtype)
     places = torch.arange(200)
     assert torch.equal(yarn_frequencies(64, 512, factor=1.0), rotary_frequencies(64))
-    assert torch.equal(
-        yarn_rotary(64, 512, factor=1.0)(q, q, places)[0], rotary_embedding(64)(q, q, places)[0]
-    )
+    assert torch.equal(yarn_rotary(64, 512, factor=1.0)(q, q, places)[0], rotary_embedding(64)(q, q, places)[0])
 
 
 @pytest.mark.parametrize("length", [0, 1, 63])

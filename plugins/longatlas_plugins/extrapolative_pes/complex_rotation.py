@@ -24,9 +24,7 @@ def complex_rotation(angle: Callable[[int, int], float], *, magnitude: float = 1
     return rotate
 
 
-def _factors(
-    angle: Callable[[int, int], float], positions: Sequence[int], pairs: int, magnitude: float
-) -> Tensor:
+def _factors(angle: Callable[[int, int], float], positions: Sequence[int], pairs: int, magnitude: float) -> Tensor:
     """[T, D/2], complex128."""
     rows = [[angle(position, i) for i in range(pairs)] for position in positions]
     table = torch.tensor(rows, dtype=torch.float64).view(len(positions), pairs)

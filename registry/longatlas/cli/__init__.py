@@ -76,9 +76,7 @@ class LazyGroup(click.Group):
         self.commands.update(staged.commands)
 
 
-@click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="longatlas", message="%(prog)s %(version)s")
 def cli() -> None:
     """longatlas, the executable survey of long-context Transformers."""

@@ -33,9 +33,7 @@ START_SECONDS = 60.0
 @click.option("--store", metavar="URL", help="Results and jobs: a path or a database URL.")
 @click.option("--read-only", is_flag=True, help="Show results only; the Run page is hidden.")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--allow-remote", is_flag=True, help="Listen on an address of other machines too; asks for a token."
-)
+@click.option("--allow-remote", is_flag=True, help="Listen on an address of other machines too; asks for a token.")
 def dashboard(port: int, store: str | None, read_only: bool, address: str, allow_remote: bool) -> None:
     """Browse the taxonomy, run and compare methods in a browser. Ctrl-C ends it."""
     serve(port, store, read_only=read_only, address=address, allow_remote=allow_remote)
@@ -56,8 +54,8 @@ def serve(
     address       where to listen; another one than 127.0.0.1 needs `allow_remote`
     allow_remote  accept other machines; a fresh token is printed and asked for
 
-    Raises LongAtlasError when the port is busy, the address is not allowed, the store cannot be opened, or the
-    server does not start.
+    Raises LongAtlasError when the port is busy, the address is not allowed, the store cannot be opened, or
+    the server does not start.
     """
     if importlib.util.find_spec(PACKAGE) is None or importlib.util.find_spec("streamlit") is None:
         raise LongAtlasError("the dashboard is not installed; run `pip install longatlas streamlit altair`")
@@ -73,6 +71,7 @@ def serve(
         "LONGATLAS_DASHBOARD_TOKEN": token,
     }
     hosts = [] if is_loopback(address) else _own_names(address)
+    code = 0
     with _server(_command(port, address, hosts), environment, log) as process:
         _wait_until_ready(process, port, address, log)
         _announce(port, address, token, log)
@@ -93,8 +92,8 @@ def check_address(address: str, *, allow_remote: bool) -> None:
     """Refuse an address that other machines reach, unless it was asked for."""
     if not is_loopback(address) and not allow_remote:
         raise LongAtlasError(
-            f"address '{address}' can be reached from other machines, and whoever reaches the dashboard can start "
-            "jobs; use 127.0.0.1, or add --allow-remote, which asks every visitor for a token"
+            f"address '{address}' can be reached from other machines, and whoever reaches the dashboard can "
+            "start jobs; use 127.0.0.1, or add --allow-remote, which asks every visitor for a token"
         )
 
 
@@ -164,9 +163,7 @@ def _server(command: list[str], environment: dict[str, str], log: Path) -> Itera
     """The server process; it ends with the block, and SIGTERM ends the block."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment)
     try:
         yield process
     except KeyboardInterrupt:
@@ -202,9 +199,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, address: str,
                 return
         except OSError:
             time.sleep(0.1)
-    raise LongAtlasError(
-        f"the dashboard gave no answer within {START_SECONDS:g} s; its log is {log}{_tail(log)}"
-    )
+    raise LongAtlasError(f"the dashboard gave no answer within {START_SECONDS:g} s; its log is {log}{_tail(log)}")
 
 
 def _reachable(address: str) -> str:

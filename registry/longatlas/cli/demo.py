@@ -8,9 +8,7 @@ from longatlas.cli.measure import print_tables, progress_bar, store_option
 
 
 @click.command()
-@click.option(
-    "--corpus", default="", help="File or folder of text; default: the Python standard library's source."
-)
+@click.option("--corpus", default="", help="File or folder of text; default: the Python standard library's source.")
 @click.option("--port", default=8501, show_default=True, help="Port of the dashboard.")
 @click.option("--no-serve", is_flag=True, help="End after the comparison.")
 @store_option

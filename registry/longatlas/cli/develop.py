@@ -69,9 +69,7 @@ def _verify(chosen: list[Combination], device: str) -> list[Report]:
         total = progress.add_task("", total=len(chosen) * len(CHECKS))
         for combination in chosen:
             progress.update(total, description=combination.spec)
-            reports.append(
-                verify_method(combination, device=device, progress=lambda result: progress.advance(total))
-            )
+            reports.append(verify_method(combination, device=device, progress=lambda result: progress.advance(total)))
     return reports
 
 

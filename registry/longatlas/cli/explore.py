@@ -19,9 +19,7 @@ from longatlas.taxonomy import Node
 
 @click.command("list")
 @click.option("--family", default="", metavar="PATH", help="Only methods under this path of the taxonomy.")
-@click.option(
-    "--status", default="", help="Only methods with this status: ready, needs, described only, broken."
-)
+@click.option("--status", default="", help="Only methods with this status: ready, needs, described only, broken.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 def list_methods(family: str, status: str, as_json: bool) -> None:
     """List the methods and whether they can run here."""
@@ -70,9 +68,7 @@ def show(name: str, as_json: bool) -> None:
     out.print(method.summary)
     out.print(_card_table(catalog, method))
     if method.options:
-        out.print(
-            table(("option", "default", "meaning", "unit", "allowed"), map(_option_row, method.options))
-        )
+        out.print(table(("option", "default", "meaning", "unit", "allowed"), map(_option_row, method.options)))
     if method.equations:
         out.print(_block("Equations (LaTeX)", method.equations))
     if leaf.papers:

@@ -89,9 +89,7 @@ def make_plan(path: str | None, given: dict[str, Any]) -> Any:
     if path is not None:
         return load_plan(path).with_values(values)
     if "methods" not in values:
-        raise LongAtlasError(
-            "there is nothing to run; give a PLAN.yaml or --methods a,b (see `longatlas list`)"
-        )
+        raise LongAtlasError("there is nothing to run; give a PLAN.yaml or --methods a,b (see `longatlas list`)")
     return Plan(**values)
 
 
@@ -107,7 +105,7 @@ def _value(key: str, value: Any) -> Any:
         raise LongAtlasError(f"--lengths is '{value}'; expected whole numbers such as 512,1024") from None
 
 
-class progress_bar:  # noqa: N801 - used as a context manager, like a function
+class progress_bar:
     """A progress bar on stderr with time left; without a terminal, a line for each measured cell."""
 
     def __init__(self) -> None:
@@ -221,8 +219,7 @@ def _show_jobs(store: Any, as_json: bool) -> None:
         click.echo("No jobs. `longatlas jobs add --methods a,b` or the dashboard's Run page adds one.")
     else:
         lines = [
-            [str(j.id), j.status, f"{j.done}/{j.total}", ",".join(j.plan.methods), j.current or j.error]
-            for j in found
+            [str(j.id), j.status, f"{j.done}/{j.total}", ",".join(j.plan.methods), j.current or j.error] for j in found
         ]
         console().print(table(["job", "status", "cells", "methods", "now"], lines))
 

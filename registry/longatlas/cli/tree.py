@@ -57,16 +57,12 @@ def _branch(catalog: Catalog, node: Node, papers: bool) -> Tree:
         tree.add(Text(f"{name}  ", style="bold cyan") + status_text(status))
     if papers:
         for paper in node.papers:
-            tree.add(
-                Text(f"{paper.name}: {paper.title} ({paper.first_author}, {paper.year}) {paper.address}")
-            )
+            tree.add(Text(f"{paper.name}: {paper.title} ({paper.first_author}, {paper.year}) {paper.address}"))
     return tree
 
 
 def _label(title: str, counts: str, path: str) -> Text:
-    return (
-        Text(title, style="bold") + Text(f"  {counts}  ", style="not bold") + Text(path, style="dim not bold")
-    )
+    return Text(title, style="bold") + Text(f"  {counts}  ", style="not bold") + Text(path, style="dim not bold")
 
 
 def _sizes(catalog: Catalog, node: Node) -> str:

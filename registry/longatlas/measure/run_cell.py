@@ -18,7 +18,7 @@ from longatlas.measure.speed import median_interval, phase_runner, random_tokens
 from longatlas.state import state_bytes
 from longatlas.tasks.session import Session
 from longatlas.testing.case import make_case
-from longatlas.testing.checks import compare_impl
+from longatlas.testing.impls import compare_impl
 
 Row = dict[str, Any]
 
@@ -59,8 +59,7 @@ def failure(status: str, reason: str) -> Row:
 def is_out_of_memory(error: RuntimeError) -> bool:
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or any(
-        words in text
-        for words in ("can't allocate memory", "not enough memory", "out of memory", "bad alloc")
+        words in text for words in ("can't allocate memory", "not enough memory", "out of memory", "bad alloc")
     )
 
 
@@ -140,9 +139,7 @@ def _quality(cell: dict[str, Any], combination: Combination, cache: str) -> list
     task = load_catalog().task(cell["phase"])
     preset = cell["case"]["preset"]
     if preset not in task.presets:
-        raise UnsupportedError(
-            f"task '{task.name}' has no preset '{preset}'; it has: {', '.join(task.presets)}"
-        )
+        raise UnsupportedError(f"task '{task.name}' has no preset '{preset}'; it has: {', '.join(task.presets)}")
     session = Session(
         combination=combination,
         impl=cell["impl"],

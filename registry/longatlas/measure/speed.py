@@ -59,9 +59,7 @@ def phase_runner(decoder: Decoder, phase: str, length: int, batch: int, seed: in
     tokens = random_tokens(decoder, batch, length + 1, seed)
     if phase == "train":
         if decoder.context is not None:
-            raise UnsupportedError(
-                "a context method is put around a trained decoder; it is not trained itself"
-            )
+            raise UnsupportedError("a context method is put around a trained decoder; it is not trained itself")
         return lambda: _train_once(decoder, tokens)
     if phase == "prefill":
         return lambda: _forward(decoder, tokens[:, :length], None)

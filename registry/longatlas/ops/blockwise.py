@@ -45,9 +45,12 @@ def blockwise_attention(
 
     q [B, T, H, D]; k [B, S, Hkv, D]; v [B, S, Hkv, E]; returns o [B, T, H, E]. H is a multiple of Hkv.
     mask_mod(b, h, q_idx, kv_idx) and score_mod(score, b, h, q_idx, kv_idx) have FlexAttention's signatures; the
-    indices are positions, by default 0 ... S-1 for keys and the last T of them for queries. Gradients flow to
-    q, k, v and to what the mods capture. A query that sees no key gets 0. `block_size` is the number of queries
-    worked on at once; `impl` is "auto" or "torch" (this algorithm), or "reference" (the whole score matrix).
+    indices are positions, by default 0 ... S-1 for keys and the last T of them for queries. Gradients flow to q, k, v
+    and to what the mods capture. A query that sees no key gets 0.
+
+    A score_mod with the attribute `additive = True` promises score + f(b, h, q_idx, kv_idx) and is run as a bias, which
+    is quicker. `block_size` is the number of queries worked on at once. `impl` is "auto" or "torch" (this algorithm),
+    or "reference" (the whole score matrix).
 
     Raises LongAtlasError where shapes do not fit.
     """
@@ -91,9 +94,7 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise LongAtlasError(f"{shapes}: expected q [B, T, H, D], k [B, S, Hkv, D], v [B, S, Hkv, E]")
     same = q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3] and k.shape[:3] == v.shape[:3]
     if not same or q.shape[2] % k.shape[2]:
-        raise LongAtlasError(
-            f"{shapes}: batch, key length, D and heads must agree, and H must be a multiple of Hkv"
-        )
+        raise LongAtlasError(f"{shapes}: batch, key length, D and heads must agree, and H must be a multiple of Hkv")
 
 
 def _is_range(positions: Tensor) -> bool:
@@ -194,6 +195,10 @@ def _attend(
     if score_mod is None:
         mask = None if bool(seen.all()) else seen
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    if getattr(score_mod, "additive", False):
+        bias = score_mod(q.new_zeros(()), *indices(q_positions, k_positions, q.shape[0], q.shape[1]))
+        bias = bias.to(q.dtype).masked_fill(~seen, float("-inf"))
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
     scores = (q @ k.transpose(2, 3)).to(torch.promote_types(q.dtype, torch.float32)) * scale
     scores = score_mod(scores, *indices(q_positions, k_positions, q.shape[0], q.shape[1]))
     blind = ~seen.any(-1, keepdim=True)

@@ -70,9 +70,7 @@ def chunked_linear_attention(
     return out
 
 
-def _check(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, initial_state: Tensor | None, chunk: int
-) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, initial_state: Tensor | None, chunk: int) -> None:
     shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
     if not (q.ndim == v.ndim == 4 and q.shape == k.shape and q.shape[:3] == v.shape[:3]):
         raise LongAtlasError(f"{shapes}: expected q, k [B, T, H, D] and v [B, T, H, E]")
@@ -81,16 +79,12 @@ def _check(
         raise LongAtlasError(f"decay has shape {list(decay.shape)}; it must be [H] = [{heads}]")
     want = [batch, heads, size, v.shape[3]]
     if initial_state is not None and list(initial_state.shape) != want:
-        raise LongAtlasError(
-            f"initial_state has shape {list(initial_state.shape)}; it must be [B, H, D, E] = {want}"
-        )
+        raise LongAtlasError(f"initial_state has shape {list(initial_state.shape)}; it must be [B, H, D, E] = {want}")
     if chunk < 1:
         raise LongAtlasError(f"chunk is {chunk}; it must be at least 1")
 
 
-def _step(
-    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, scale: float, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def _step(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, scale: float, state: Tensor) -> tuple[Tensor, Tensor]:
     """One token: T = 1."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H, 1, D]
     keep = torch.exp(-decay)[:, None, None]
@@ -193,9 +187,7 @@ class _Chunked(torch.autograd.Function):
         return *grads, d_decay, d_state, None, None
 
 
-def _forward(
-    q: Tensor, k: Tensor, v: Tensor, state: Tensor, decays: Decays, scale: float
-) -> tuple[Tensor, Tensor]:
+def _forward(q: Tensor, k: Tensor, v: Tensor, state: Tensor, decays: Decays, scale: float) -> tuple[Tensor, Tensor]:
     """One superchunk: q, k, v [B, H, n, C, D or E] -> o of v's shape and the state after it."""
     states = _states(k, v, state, decays)
     scores = (q @ k.mT).mul_(decays.within)

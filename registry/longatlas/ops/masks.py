@@ -19,9 +19,7 @@ def indices(q_positions: Tensor, k_positions: Tensor, batch: int, heads: int) ->
     )
 
 
-def visible(
-    mask_mod: MaskMod | None, q_positions: Tensor, k_positions: Tensor, batch: int, heads: int
-) -> Tensor:
+def visible(mask_mod: MaskMod | None, q_positions: Tensor, k_positions: Tensor, batch: int, heads: int) -> Tensor:
     """Which keys each query sees, causality included: bool [B or 1, H or 1, T, S].
 
     The first two dimensions are 1 where the mask does not depend on batch or head.

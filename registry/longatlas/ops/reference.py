@@ -55,9 +55,7 @@ def recurrent_linear_attention(
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     batch, length, heads, size = q.shape
-    state = (
-        q.new_zeros(batch, heads, size, v.shape[-1], dtype=dtype) if initial_state is None else initial_state
-    )
+    state = q.new_zeros(batch, heads, size, v.shape[-1], dtype=dtype) if initial_state is None else initial_state
     keep = torch.ones(heads, dtype=dtype, device=q.device) if decay is None else torch.exp(-decay.to(dtype))
     outputs = []
     for t in range(length):

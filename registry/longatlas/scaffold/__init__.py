@@ -53,15 +53,14 @@ def _read(template: str) -> str:
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise LongAtlasError(
-            f"name '{name}' is not snake_case; use small letters, digits and '_', a letter first"
-        )
+        raise LongAtlasError(f"name '{name}' is not snake_case; use small letters, digits and '_', a letter first")
     catalog = load_catalog()
     if name in catalog.methods:
         plugin = catalog.plugin_of(name).name
         raise LongAtlasError(f"method name '{name}' is taken by plugin '{plugin}'; choose another name")
-    if keyword.iskeyword(name) or name in sys.stdlib_module_names or _is_installed(name):
-        raise LongAtlasError(f"name '{name}' is that of a Python module already; choose another name")
+    reserved = keyword.iskeyword(name) or name == "tests" or name in sys.stdlib_module_names
+    if reserved or _is_installed(name):
+        raise LongAtlasError(f"name '{name}' means something to Python already; choose another name")
 
 
 def _is_installed(name: str) -> bool:
@@ -79,7 +78,8 @@ def _check_target(target: Path) -> None:
         return
     if target.exists() or target.is_symlink():
         raise LongAtlasError(
-            f"'{target}' exists and is not an empty folder; nothing is overwritten: choose another name or --directory"
+            f"'{target}' exists and is not an empty folder, and nothing is overwritten; choose another name or "
+            "another --directory"
         )
 
 

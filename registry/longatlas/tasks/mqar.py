@@ -20,9 +20,7 @@ def run(session: Session) -> list[dict[str, Any]]:
     """Train two mixers without a feed-forward part, then report the share of queries answered right."""
     settings = session.settings
     if session.combination.fills("context"):
-        raise UnsupportedError(
-            "recall is scored at every query; a context method answers the last token only"
-        )
+        raise UnsupportedError("recall is scored at every query; a context method answers the last token only")
     config = DecoderConfig(
         vocab_size=settings["vocab"],
         d_model=settings["d_model"],

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+EXACT = 1e-9  # allowed RMS ratio between two fp64 computations of the same thing
+
 
 def rms_ratio(found: Tensor, expected: Tensor) -> float:
     """Root mean square of the difference over that of `expected`; both are read in fp64."""
@@ -25,9 +27,7 @@ def require(condition: bool, text: str) -> None:
 
 def require_close(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
     """Fail unless shapes agree, all is finite and the RMS ratio is within `tolerance`."""
-    require(
-        found.shape == expected.shape, f"{what} has shape {list(found.shape)}, not {list(expected.shape)}"
-    )
+    require(found.shape == expected.shape, f"{what} has shape {list(found.shape)}, not {list(expected.shape)}")
     require(bool(torch.isfinite(found).all()), f"{what} is not finite everywhere")
     ratio = rms_ratio(found, expected)
     require(

@@ -46,5 +46,5 @@ class ConformanceError(AssertionError):
         self.report = report
 
 
-class SkipCheck(Exception):  # noqa: N818 - not an error: a check that does not apply
+class SkipCheck(Exception):
     """Raised by a check that does not apply to a method; the text is the reason."""

@@ -49,12 +49,10 @@ def _merge_layer(blocks: Sequence[BlockState]) -> BlockState:
 
 def _cache(block: BlockState) -> KVCache:
     if block.conv is not None:
-        raise UnsupportedError(
-            f"{NEEDS}; a short convolution's state belongs to one window: set short_conv=0"
-        )
+        raise UnsupportedError(f"{NEEDS}; a short convolution's state belongs to one window: set short_conv=0")
     past = block.mixer.past if isinstance(block.mixer, SlotState) else block.mixer
     if not isinstance(block.mixer, SlotState) or not isinstance(past, KVCache):
-        raise UnsupportedError(f"{NEEDS}; this method's state is a {type(past).__name__}")
+        raise UnsupportedError(f"{NEEDS}; the state here is of type {type(past).__name__}")
     if past.k.shape[1] != past.end:
         raise UnsupportedError(
             f"{NEEDS}; this one has kept {past.k.shape[1]} of {past.end} keys: give windows it keeps whole"

@@ -52,6 +52,4 @@ def check_sizes(query_len: int, chunk_len: int, budget: int, ngram: int) -> None
             f"budget is {budget}; it must hold the query and a passage, {query_len} + {chunk_len} tokens"
         )
     if ngram > min(query_len, chunk_len):
-        raise LongAtlasError(
-            f"ngram is {ngram}; it must be at most query_len {query_len} and chunk_len {chunk_len}"
-        )
+        raise LongAtlasError(f"ngram is {ngram}; it must be at most query_len {query_len} and chunk_len {chunk_len}")

@@ -12,9 +12,7 @@ from torch import Tensor
 Term = tuple[int, ...]
 
 
-def select(
-    tokens: Tensor, query_len: int, chunk_len: int, budget: int, ngram: int, k1: float, b: float
-) -> Tensor:
+def select(tokens: Tensor, query_len: int, chunk_len: int, budget: int, ngram: int, k1: float, b: float) -> Tensor:
     """tokens [B, T] with T > budget -> [B, budget]."""
     rows = [_select_row(row, query_len, chunk_len, budget, ngram, k1, b) for row in tokens.tolist()]
     return torch.tensor(rows, dtype=tokens.dtype, device=tokens.device)
@@ -38,9 +36,7 @@ def _select_row(
     return [token for i in sorted(kept) for token in kept[i]] + query
 
 
-def bm25(
-    passages: Sequence[Sequence[int]], query: Sequence[int], ngram: int, k1: float, b: float
-) -> list[float]:
+def bm25(passages: Sequence[Sequence[int]], query: Sequence[int], ngram: int, k1: float, b: float) -> list[float]:
     """Σ over the query's distinct terms of idf(t) f (k1 + 1) / (f + k1 (1 - b + b |D| / mean |D|))."""
     counts = [Counter(_terms(passage, ngram)) for passage in passages]
     mean = sum(sum(c.values()) for c in counts) / len(counts)

@@ -10,9 +10,7 @@ MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)
 DIGITS = 9
 
 
-def select(
-    tokens: Tensor, query_len: int, chunk_len: int, budget: int, ngram: int, k1: float, b: float
-) -> Tensor:
+def select(tokens: Tensor, query_len: int, chunk_len: int, budget: int, ngram: int, k1: float, b: float) -> Tensor:
     """tokens [B, T] with T > budget -> [B, budget]."""
     before, query = tokens[:, :-query_len], tokens[:, -query_len:]
     full = before.shape[1] // chunk_len
@@ -31,9 +29,7 @@ def _ranks(scores: Tensor) -> Tensor:
     return order.argsort(1).flip(1)
 
 
-def bm25_scores(
-    chunks: Tensor, rest: Tensor, query: Tensor, *, ngram: int, k1: float = 1.2, b: float = 0.75
-) -> Tensor:
+def bm25_scores(chunks: Tensor, rest: Tensor, query: Tensor, *, ngram: int, k1: float = 1.2, b: float = 0.75) -> Tensor:
     """BM25 of each passage for the query's distinct n-grams, fp64 [B, C].
 
     chunks [B, C, L]; query [B, Q], Q >= ngram; rest [B, R] is a passage that counts in the statistics where

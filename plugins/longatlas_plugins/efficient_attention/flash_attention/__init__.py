@@ -28,7 +28,7 @@ METHOD = Method(
     title="FlashAttention",
     family="efficient_attention/io_aware/flash",
     paper="2205.14135",
-    summary="The same result as vanilla attention, computed in tiles with a running softmax so that memory stays linear.",
+    summary="Vanilla attention's result, computed in tiles with a running softmax so that memory stays linear.",
     fills={"attention": tiled_attention},
     cost=Cost(time="T^2", state="T"),
     impls=("torch", "reference"),

@@ -17,7 +17,7 @@ __getattr__ = lazy_exports(
 )
 
 
-def mixer(config: Any, *, decay: str, impl: str = "auto") -> Any:
+def lightning_mixer(config: Any, *, decay: str, impl: str = "auto") -> Any:
     """The `mixer` slot: a LightningMixer."""
     from longatlas_plugins.efficient_attention.lightning_attention2.mixer import LightningMixer
 
@@ -29,9 +29,9 @@ METHOD = Method(
     title="Lightning Attention-2",
     family="efficient_attention/io_aware/lightning",
     paper="2401.04658",
-    summary="Linear attention with a fixed decay per head, exact and in tiles: ordinary products within a "
-    "block, a small state between blocks, the same speed per token at any length.",
-    fills={"mixer": mixer},
+    summary="Linear attention with a fixed decay per head, exact and in tiles: ordinary products within a"
+    " block, a small state between blocks, the same speed per token at any length.",
+    fills={"mixer": lightning_mixer},
     options=(
         Option(
             "decay",
@@ -43,11 +43,12 @@ METHOD = Method(
     ),
     cost=Cost(time="T", state="1"),
     impls=("torch", "reference"),
-    deviations="The block around it is TransNormerLLM's (arXiv:2307.14995): SiLU on queries and keys, RMSNorm "
-    "over the output of all heads together, a sigmoid gate, an output projection; the norm has weights. No LRPE: "
-    "the decay alone tells places apart. The rates are not trained. The state after T tokens is the exact sum; "
-    "the authors' kernel carries one more factor λ and decays a ragged last block too far. With a single layer "
-    "the authors' factor for depth, 0/0, is taken as that of a first layer.",
+    deviations="The block around it is TransNormerLLM's (arXiv:2307.14995): SiLU on queries and keys, "
+    "RMSNorm over the output of all heads together, a sigmoid gate, an output projection; the "
+    "norm has weights. No LRPE: the decay alone tells places apart. The rates are not trained. "
+    "The state after T tokens is the exact sum; the authors' kernel carries one more factor λ and"
+    " decays a ragged last block too far. With a single layer the authors' factor for depth, 0/0,"
+    " is taken as that of a first layer.",
     source="Checked in fp64 against the recurrence token by token and the closed form of the state.",
     equations=(
         r"S_t = \lambda S_{t-1} + k_t^\top v_t, \qquad o_t = q_t S_t, \qquad \lambda = e^{-\mathrm{decay}}",

@@ -40,9 +40,7 @@ def sequence_bounds(cu_seqlens: Tensor, q: Tensor) -> list[int]:
         )
     bounds: list[int] = cu_seqlens.tolist()
     if bounds != sorted(bounds) or bounds[0] != 0 or bounds[-1] != q.shape[1]:
-        raise LongAtlasError(
-            f"cu_seqlens is {bounds}; it must ascend from 0 to the number of tokens, T = {q.shape[1]}"
-        )
+        raise LongAtlasError(f"cu_seqlens is {bounds}; it must ascend from 0 to the number of tokens, T = {q.shape[1]}")
     return bounds
 
 
@@ -61,9 +59,7 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> None:
 def _check_state(state: Tensor, q: Tensor, shape: list[int], sequences: int | None) -> None:
     rows = "B" if sequences is None else "n"
     if list(state.shape) != shape:
-        raise LongAtlasError(
-            f"initial_state has shape {list(state.shape)}; it must be [{rows}, H, D, E] = {shape}"
-        )
+        raise LongAtlasError(f"initial_state has shape {list(state.shape)}; it must be [{rows}, H, D, E] = {shape}")
     wide = torch.promote_types(q.dtype, torch.float32)
     if state.dtype != wide:
         raise LongAtlasError(f"initial_state has dtype {state.dtype}; with q in {q.dtype} it must be {wide}")

@@ -42,7 +42,8 @@ def lightning_attention(
     impl           "auto", "torch" (in tiles) or "reference" (token by token)
 
     Returns o [B, T, H, E] in v's dtype, and S_T = λ^T S_0 + Σ λ^(T-t) k_t^T v_t, or None when
-    output_final_state is False. Gradients flow to q, k, v, decay and the initial state. Any T, 0 included; D and E may differ.
+    output_final_state is False. Gradients flow to q, k, v, decay and the initial state. Any T, 0 included; D
+    and E may differ.
     Source: arXiv:2401.04658, the recurrence and its form in blocks.
 
     Raises LongAtlasError (a ValueError) that names the argument whose shape, dtype, device or value is wrong.

@@ -14,7 +14,7 @@ __all__ = ["METHOD", "LinearState", "linear_attention"]
 __getattr__ = lazy_exports(__name__, {"linear_attention": ".operation", "LinearState": ".state"})
 
 
-def mixer(config: Any, *, impl: str = "auto") -> Any:
+def linear_mixer(config: Any, *, impl: str = "auto") -> Any:
     """The `mixer` slot: a LinearMixer."""
     from longatlas_plugins.efficient_attention.linear_transformer.mixer import LinearMixer
 
@@ -26,14 +26,14 @@ METHOD = Method(
     title="Linear Transformer",
     family="efficient_attention/approximated/kernelized",
     paper="2006.16236",
-    summary="Replaces the softmax by products of positive features of query and key, so all the past is kept in "
-    "one matrix and one vector per head.",
-    fills={"mixer": mixer},
+    summary="Replaces the softmax by products of positive features of query and key, so all the past is "
+    "kept in one matrix and one vector per head.",
+    fills={"mixer": linear_mixer},
     cost=Cost(time="T", state="1"),
     impls=("torch", "reference"),
-    deviations="No positions: the paper adds an embedding of the position to the tokens; here only causality "
-    "and, in a host that has one, the short convolution tell places apart. Sums are kept in fp32; a normaliser "
-    "below 1e-30 counts as 1e-30.",
+    deviations="No positions: the paper adds an embedding of the position to the tokens; here only causality"
+    " and, in a host that has one, the short convolution tell places apart. Sums are kept in "
+    "fp32; a normaliser below 1e-30 counts as 1e-30.",
     source="Checked in fp64 against the quadratic form and the recurrence token by token.",
     equations=(
         r"\phi(x) = \mathrm{elu}(x) + 1",

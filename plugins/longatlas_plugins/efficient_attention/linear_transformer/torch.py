@@ -1,4 +1,4 @@
-"""The Linear Transformer by chunks (arXiv:2006.16236): the normaliser is a column of ones beside the values."""
+"""The Linear Transformer by chunks (arXiv:2006.16236): the normaliser comes of a column of ones in v."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from longatlas_plugins.efficient_attention.linear_transformer.state import (
 )
 
 
-def linear_attention_torch(
-    q: Tensor, k: Tensor, v: Tensor, state: LinearState | None
-) -> tuple[Tensor, LinearState]:
+def linear_attention_torch(q: Tensor, k: Tensor, v: Tensor, state: LinearState | None) -> tuple[Tensor, LinearState]:
     """q, k [B, T, H, D]; v [B, T, H, E] -> o [B, T, H, E] and the state."""
     q, k = features(q), features(k)
     values = functional.pad(v.to(q.dtype), (0, 1), value=1.0)

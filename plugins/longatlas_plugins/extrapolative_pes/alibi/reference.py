@@ -20,11 +20,13 @@ def slopes(n_heads: int) -> list[float]:
 
 
 def alibi_score_mod(n_heads: int) -> Callable[..., Tensor]:
-    """score_mod(score [B, H, T, S], b, h, q_idx, kv_idx) -> score, for all heads at once, in their order."""
+    """score_mod(score, b, h, q_idx, kv_idx) -> score, for shapes that broadcast; the bias is in fp64."""
+    slope_of = slopes(n_heads)
 
-    def score_mod(score: Tensor, b: Any, h: Any, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
-        distance = (q_idx - kv_idx)[0, 0].to(score.dtype)  # [T, S]
-        biases = [-slope * distance for slope in slopes(n_heads)]
-        return score + torch.stack(biases)
+    def score_mod(score: Tensor, b: Any, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+        slope = torch.empty(h.shape, dtype=torch.float64, device=score.device)
+        for head in range(n_heads):
+            slope[h == head] = slope_of[head]
+        return (score - slope * (q_idx - kv_idx)).to(score.dtype)
 
     return score_mod

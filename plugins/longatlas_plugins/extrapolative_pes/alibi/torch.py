@@ -46,3 +46,5 @@ class LinearBias(nn.Module):
     def score_mod(self, score: Tensor, b: Any, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
         """score - m_h * distance; any shapes that broadcast."""
         return score + self.slopes.to(score.dtype)[h] * (kv_idx - q_idx)
+
+    score_mod.additive = True  # type: ignore[attr-defined]  # lets blockwise_attention run it as a bias

@@ -35,9 +35,7 @@ METHOD = Method(
             unit="rotations",
             min=0.0,
         ),
-        Option(
-            "beta", 32.0, "dimensions with more rotations in training are kept", unit="rotations", min=0.0
-        ),
+        Option("beta", 32.0, "dimensions with more rotations in training are kept", unit="rotations", min=0.0),
     ),
     cost=Cost(time="T^2", state="T"),
     impls=("torch", "reference"),

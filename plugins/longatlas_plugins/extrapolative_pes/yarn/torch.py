@@ -32,9 +32,7 @@ def yarn_magnitude(factor: float) -> float:
     return 0.1 * math.log(factor) + 1.0
 
 
-def yarn_rotary(
-    head_size: int, train_length: int, *, factor: float, alpha: float = 1.0, beta: float = 32.0
-) -> Rotate:
+def yarn_rotary(head_size: int, train_length: int, *, factor: float, alpha: float = 1.0, beta: float = 32.0) -> Rotate:
     """rotate(q [B, T, H, D], k [B, T, H, D], pos [T]) -> (q, k); arguments and errors of yarn_frequencies."""
     theta = yarn_frequencies(head_size, train_length, factor=factor, alpha=alpha, beta=beta)
     return rotary_embedding(head_size, frequencies=theta, magnitude=yarn_magnitude(factor))

@@ -45,7 +45,8 @@ METHOD = Method(
     "attention alone (option first_segment); a memory whose normaliser is below 1e-30 reads as zero; memory "
     "and normaliser are kept in fp32. Softmax scores are divided by the square root of the head size. "
     "Positions are rotary, on the local attention only. The gate starts at 0, an even blend.",
-    source="Checked against a literal token-by-token loop of the paper's equations in fp64.",
+    source="Checked against a token-by-token loop of the paper's equations and, for the linear update, its "
+    "closed form, in fp64.",
     equations=(
         r"A_{mem} = \frac{\sigma(Q)\, M_{s-1}}{\sigma(Q)\, z_{s-1}}, \qquad \sigma(x) = \mathrm{ELU}(x) + 1",
         r"M_s = M_{s-1} + \sigma(K)^\top V, \qquad z_s = z_{s-1} + \sum_{t=1}^{N} \sigma(K_t)",

@@ -19,9 +19,7 @@ class InfiniMixer(nn.Module):
     gate  β [H], one scalar per head, 0 at the start: half memory, half local attention
     """
 
-    def __init__(
-        self, config: DecoderConfig, *, segment_len: int, update: str, first_segment: str, impl: str
-    ) -> None:
+    def __init__(self, config: DecoderConfig, *, segment_len: int, update: str, first_segment: str, impl: str) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_size = config.n_heads, config.kv_heads, config.head_size
         self.q = nn.Linear(config.d_model, self.heads * self.head_size, bias=False)

@@ -47,9 +47,7 @@ def infini_attention_reference(
             memory, norm = _write(k_wide[:, segment], v_wide[:, segment], memory, norm, delta)
             first = t + 1
     o = torch.stack(outputs, 1) if outputs else q_wide.new_zeros(*q.shape[:3], v.shape[3])
-    return o.to(v.dtype), InfiniState(
-        memory, norm, keys[:, first:], values[:, first:], state.position + q.shape[1]
-    )
+    return o.to(v.dtype), InfiniState(memory, norm, keys[:, first:], values[:, first:], state.position + q.shape[1])
 
 
 def _sigma(x: Tensor) -> Tensor:

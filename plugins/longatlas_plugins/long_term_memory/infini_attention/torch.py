@@ -98,7 +98,8 @@ def _advance(
 
 def _split(x: Tensor, segments: int) -> Tensor:
     """[B, segments * N, H, D] -> [B, segments, H, N, D]"""
-    return x.unflatten(1, (segments, -1)).transpose(2, 3)
+    batch, tokens, *rest = x.shape
+    return x.reshape(batch, segments, tokens // segments, *rest).transpose(2, 3)
 
 
 def _sigma(x: Tensor, rule: Rule) -> Tensor:
@@ -124,7 +125,7 @@ def _local(q: Tensor, k: Tensor, v: Tensor, position: int, rotate: Rotate | None
         k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
     q, k, v = (_split(x, segments).flatten(0, 1) for x in (q, k, v))
     o = functional.scaled_dot_product_attention(q, k, v, is_causal=not begun)
-    return o.unflatten(0, (-1, segments))
+    return o.reshape(o.shape[0] // segments, segments, *o.shape[1:])
 
 
 def _retrieve(features: Tensor, memory: Tensor, norm: Tensor) -> Tensor:

@@ -43,13 +43,11 @@ METHOD = Method(
     title="Memorizing Transformer",
     family="long_term_memory/internal_cache/alternate_designs",
     paper="2203.08913",
-    summary="Local attention everywhere; in one layer each query also attends to its nearest neighbours among "
-    "the keys and values of earlier segments.",
+    summary="Local attention everywhere; in one layer each query also attends to its nearest neighbours "
+    "among the keys and values of earlier segments.",
     fills={"mixer": mixer},
     options=(
-        Option(
-            "segment_len", 256, "tokens in a segment, and keys a query sees locally", unit="tokens", min=1
-        ),
+        Option("segment_len", 256, "tokens in a segment, and keys a query sees locally", unit="tokens", min=1),
         Option("memory_size", 1024, "latest key-value pairs kept in the memory", unit="tokens", min=1),
         Option("top_k", 32, "pairs a query takes from the memory", unit="tokens", min=1),
         Option("memory_layer", -1, "layer that has the memory, counted from 0; -1 = the last", min=-1),
@@ -57,10 +55,10 @@ METHOD = Method(
     ),
     cost=Cost(time="T*N+T*M", state="M+N"),
     impls=("torch", "reference"),
-    deviations="The search is exact, not approximate. Positions are rotary on the local attention and absent on "
-    "the memory, where the paper has the relative bias of T5 on the local attention. The learned scale of the "
-    "normalised dot products starts at the square root of the head size. While the memory is empty the output "
-    "is the local attention alone.",
+    deviations="The search is exact, not approximate. The local attention has rotary positions in place of "
+    "the relative bias of T5; the memory has no positions. The learned scale of the normalised dot products "
+    "starts at the square root of the head size. While the memory is empty the output is the local attention "
+    "alone.",
     source="Checked against dense masked attention and a sorted search, query by query, in fp64. Gate, "
     "normalisation and order of reading and writing follow google-research/meliad.",
     equations=(

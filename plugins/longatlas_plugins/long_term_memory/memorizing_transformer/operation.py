@@ -42,7 +42,7 @@ def memorizing_attention(
     gate           b_g [H]: the memory's share is sigmoid(b_g); None = a layer without memory
     segment_len    N, tokens; the memory is written after each, counted from the start of the sequence
     memory_size    M, tokens: the latest pairs of whole segments that are kept; they get no gradient
-    top_k          pairs that a query takes from the memory, by the highest dot product; fewer while there are fewer
+    top_k          pairs that a query takes from the memory, those of the highest dot products (all, if fewer)
     xl_cache       True: a query sees the last N tokens locally; False: those of its own segment
     rotate         rotate(q, k, positions [T]) -> (q, k), for the local attention only
     initial_state  MemorizingState to continue from; None = start of a sequence
@@ -90,6 +90,6 @@ def _check_state(state: MemorizingState, rule: Rule) -> None:
         given = getattr(state, name).shape[1]
         if given != tokens:
             raise LongAtlasError(
-                f"initial_state.{name} holds {given} tokens; at position {state.position} with these settings "
-                f"it must hold {tokens}"
+                f"initial_state.{name} holds {given} tokens; at position {state.position} with these "
+                f"settings it must hold {tokens}"
             )

@@ -19,7 +19,7 @@ def memorizing_attention_reference(
     rotate: Rotate | None,
     state: MemorizingState,
 ) -> tuple[Tensor, MemorizingState]:
-    """q [B, T, H, D], k [B, T, Hkv, D] of unit length; v [B, T, Hkv, E]; scale, gate [H] -> o and the state."""
+    """q [B, T, H, D], k [B, T, Hkv, D] of unit length; v [B, T, Hkv, E]; scale, gate [H]; o [B, T, H, E]."""
     wide = torch.promote_types(q.dtype, torch.float32)
     keys, values = torch.cat([state.k, k], 1), torch.cat([state.v, v], 1)
     begun = state.k.shape[1]
@@ -77,5 +77,5 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: Tensor) -> Tensor:
 
 def _nearest(q: Tensor, k: Tensor, v: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """For each head the top_k pairs of the memory with the highest dot products, [B, top_k, H, D|E]."""
-    order = torch.einsum("bhd,bshd->bsh", q, k).argsort(1, descending=True, stable=True)[:, :top_k]
+    order = torch.einsum("bhd,bshd->bsh", q, k).argsort(dim=1, descending=True, stable=True)[:, :top_k]
     return tuple(torch.gather(x, 1, order[..., None].expand(-1, -1, -1, x.shape[3])) for x in (k, v))  # type: ignore[return-value]

@@ -20,7 +20,7 @@ class Rule(NamedTuple):
     xl_cache: bool
 
     def cached(self, position: int) -> int:
-        """How many tokens before `position` the local attention may still need, or the memory is still owed."""
+        """Tokens before `position` that the local attention may still see or the memory has yet to get."""
         return min(position, self.segment_len - 1) if self.xl_cache else position % self.segment_len
 
 
@@ -42,8 +42,8 @@ class MemorizingState(NamedTuple):
 
 def empty_state(k: Tensor, v: Tensor) -> MemorizingState:
     """The state before the first token, for k [B, T, Hkv, D] and v [B, T, Hkv, E]."""
-    empty = [x.new_zeros(x.shape[0], 0, *x.shape[2:]) for x in (k, v)]
-    return MemorizingState(*empty, *empty, 0)
+    no_k, no_v = (x.new_zeros(x.shape[0], 0, *x.shape[2:]) for x in (k, v))
+    return MemorizingState(no_k, no_v, no_k, no_v, 0)
 
 
 def unit(x: Tensor) -> Tensor:

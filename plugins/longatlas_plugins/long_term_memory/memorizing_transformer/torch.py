@@ -20,7 +20,7 @@ def memorizing_attention_torch(
     rotate: Rotate | None,
     state: MemorizingState,
 ) -> tuple[Tensor, MemorizingState]:
-    """q [B, T, H, D], k [B, T, Hkv, D] of unit length; v [B, T, Hkv, E]; scale, gate [H] -> o and the state."""
+    """q [B, T, H, D], k [B, T, Hkv, D] of unit length; v [B, T, Hkv, E]; scale, gate [H]; o [B, T, H, E]."""
     outputs, here = [], 0
     while here < q.shape[1]:
         left_in_segment = rule.segment_len - state.position % rule.segment_len
@@ -74,9 +74,7 @@ def _heads_first(x: Tensor, heads: int) -> Tensor:
     return x.repeat_interleave(heads // x.shape[2], 2).transpose(1, 2)
 
 
-def _local(
-    q: Tensor, k: Tensor, v: Tensor, scale: Tensor, rule: Rule, rotate: Rotate | None, position: int
-) -> Tensor:
+def _local(q: Tensor, k: Tensor, v: Tensor, scale: Tensor, rule: Rule, rotate: Rotate | None, position: int) -> Tensor:
     """Causal attention to the last segment_len tokens, or those of this segment; k, v begin before q."""
     queries, keys = q.shape[1], k.shape[1]
     places = torch.arange(position + queries - keys, position + queries, device=q.device)
@@ -103,9 +101,7 @@ def _recall(q: Tensor, memory_k: Tensor, memory_v: Tensor, scale: Tensor, top_k:
     """Attention to the top_k pairs of the memory with the highest dot products, [B, T, H, E]."""
     wide = torch.promote_types(q.dtype, torch.float32)
     keys, values = (_heads_first(x.to(wide), q.shape[2]) for x in (memory_k, memory_v))
-    near = (q.to(wide).transpose(1, 2) @ keys.transpose(2, 3)).topk(
-        min(top_k, keys.shape[2]), -1, sorted=False
-    )
+    near = (q.to(wide).transpose(1, 2) @ keys.transpose(2, 3)).topk(min(top_k, keys.shape[2]), -1, sorted=False)
     weights = torch.softmax(near.values * scale.to(wide)[:, None, None], -1)  # [B, H, T, top_k]
     # Spread over the whole memory: one matmul instead of a gather of top_k values per query.
     spread = weights.new_zeros(*weights.shape[:3], keys.shape[2]).scatter(3, near.indices, weights)

@@ -50,13 +50,11 @@ METHOD = Method(
     title="Transformer-XL",
     family="long_term_memory/internal_cache/segment_recurrence",
     paper="1901.02860",
-    summary="Reads a text in segments; each layer also attends to its stored inputs of the tokens before, by relative position.",
+    summary="Reads a text in segments; each layer also attends to its stored inputs of earlier tokens.",
     fills={"mixer": build_mixer},
     options=(
         Option("segment_len", 256, "tokens in a segment, N", unit="tokens", min=1),
-        Option(
-            "mem_len", 256, "stored inputs before the segment that it may attend to, M", unit="tokens", min=0
-        ),
+        Option("mem_len", 256, "stored inputs before the segment that it may attend to, M", unit="tokens", min=0),
         Option("clamp_len", 0, "distances beyond this count as this; 0 = no clamping", unit="tokens", min=0),
         Option("same_length", False, "every query sees exactly mem_len keys, itself included"),
         Option(
@@ -74,8 +72,8 @@ METHOD = Method(
         "The memory starts empty and grows; it holds no zeros that act as keys. "
         "With same_length a query sees mem_len keys, itself included. "
         "With cache=kv no gradient reaches W_k and W_v through the memory. "
-        "Decoding folds W_k, W_v and W_R into the query and the output instead of projecting the memory again: "
-        "the same mathematics in another order."
+        "Decoding folds W_k, W_v and W_R into the query and the output instead of projecting the memory "
+        "again: the same mathematics in another order."
     ),
     source=(
         "Checked in fp64 against a double loop over queries and keys written from the paper, and against the "

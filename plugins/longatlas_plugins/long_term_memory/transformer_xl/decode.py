@@ -1,7 +1,7 @@
-"""Transformer-XL for a few queries (arXiv:1901.02860): the projections are folded into the queries, not into the memory.
+"""Transformer-XL for a few queries (arXiv:1901.02860): the projections are folded into them, not into the memory.
 
-(q + u)·(W_k h_j) = (W_k^T (q + u))·h_j and Σ_j p_j W_v h_j = W_v Σ_j p_j h_j, so that a token costs O(M d H) instead of
-the O(M d^2) of projecting its memory; likewise W_R and the sinusoids.
+(q + u)·(W_k h_j) = (W_k^T (q + u))·h_j and Σ_j p_j W_v h_j = W_v Σ_j p_j h_j, so that a token costs O(M d H)
+instead of the O(M d^2) of projecting its memory; likewise W_R and the sinusoids.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ def _split_heads(entries: Tensor, kv_heads: int, heads: int) -> list[Tensor]:
     return [x if kv_heads == heads else x.repeat_interleave(heads // kv_heads, 1) for x in both]
 
 
-def _by_distance(
-    position: Tensor, rows: Tensor, keys: int, window: int | None, clamp_len: int | None
-) -> Tensor:
+def _by_distance(position: Tensor, rows: Tensor, keys: int, window: int | None, clamp_len: int | None) -> Tensor:
     """The positional scores [B, H, L, K] with -inf where a query sees no key; position [B, H, L, d_model]."""
     queries = position.shape[2]
     places = torch.arange(keys, device=position.device)

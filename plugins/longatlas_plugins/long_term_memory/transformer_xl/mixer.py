@@ -1,4 +1,4 @@
-"""The Transformer-XL layer (arXiv:1901.02860, section 3.2): segments that attend to stored inputs of earlier tokens."""
+"""The Transformer-XL layer (arXiv:1901.02860, section 3.2): segments that attend to stored inputs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from longatlas_plugins.long_term_memory.transformer_xl.pieces import (
 from longatlas_plugins.long_term_memory.transformer_xl.positions import sinusoids
 
 # Short segments are put into one call until it has this many query rows.
-BATCHED_ROWS = 512
+BATCHED_ROWS = 256
 
 
 class TransformerXLState(NamedTuple):
-    """entries   [B, m + u, width]: the m <= mem_len tokens before the present segment, detached, then its u tokens.
-                 With cache="hidden" an entry is the layer's input (width d_model), with "kv" its key and value.
+    """What the layer carries between calls.
+
+    entries   [B, m + u, width]: the m <= mem_len tokens before the present segment, detached, then its u tokens.
+              With cache="hidden" an entry is the layer's input (width d_model), with "kv" its key and value
     position  tokens read; u = position % segment_len
 
     Gradients pass through the u entries of the unfinished segment, as they do within one call.
@@ -39,7 +41,8 @@ class TransformerXLState(NamedTuple):
 class TransformerXL(nn.Module):
     """Attention with segment-level recurrence; (x [B, T, d_model], state) -> (y [B, T, d_model], state).
 
-    Segments start at multiples of `segment_len` tokens from the beginning of the sequence, wherever calls are cut.
+    Segments start at multiples of `segment_len` tokens from the beginning of the sequence, wherever calls are
+    cut.
     `window` is the number of keys that a query sees, itself included; None = memory and segment up to itself.
     """
 

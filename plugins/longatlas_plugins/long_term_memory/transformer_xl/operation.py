@@ -1,4 +1,4 @@
-"""Causal attention with relative positions, the public operation of Transformer-XL (arXiv:1901.02860, section 3.3)."""
+"""Causal attention with relative positions (Transformer-XL, arXiv:1901.02860, section 3.3)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def relative_attention(
     scale          defaults to D**-0.5
     impl           "auto", "torch" (blocks of queries, nothing of size L x K) or "reference"
 
-    Returns o [B, L, H, E] in q's dtype; sums are in fp32, in fp64 for fp64 inputs. Gradients flow to the six tensors.
+    Returns o [B, L, H, E] in q's dtype; sums are in fp32, in fp64 for fp64 inputs. Gradients flow to the six
+    tensors, once: gradients of gradients only with impl="reference".
     Raises ValueError that names the argument. Source: arXiv:1901.02860, section 3.3 and appendix B.
     """
     _check_tensors(q, k, v)
@@ -54,9 +55,7 @@ def relative_attention(
     if impl not in IMPLS:
         raise LongAtlasError(f"impl is '{impl}'; it must be one of {', '.join(IMPLS)}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return IMPLS[impl](
-        q, k, v, rel_k, content_bias, position_bias, window=window, clamp_len=clamp_len, scale=scale
-    )
+    return IMPLS[impl](q, k, v, rel_k, content_bias, position_bias, window=window, clamp_len=clamp_len, scale=scale)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -66,22 +65,20 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
     if k.shape[0] != q.shape[0] or k.shape[2:] != q.shape[2:]:
         raise LongAtlasError(f"k is {list(k.shape)}; batch, heads and D must be those of q, {list(q.shape)}")
     if v.shape[:3] != k.shape[:3]:
-        raise LongAtlasError(
-            f"v is {list(v.shape)}; batch, keys and heads must be those of k, {list(k.shape)}"
-        )
+        raise LongAtlasError(f"v is {list(v.shape)}; batch, keys and heads must be those of k, {list(k.shape)}")
     if k.shape[1] < q.shape[1]:
         raise LongAtlasError(
-            f"k holds {k.shape[1]} keys for {q.shape[1]} queries; it must hold the memory and then every query's own key"
+            f"k holds {k.shape[1]} keys for {q.shape[1]} queries; "
+            "it must hold the memory and then every query's own key"
         )
 
 
 def _check_rows(rel_k: Tensor, q: Tensor, keys: int, window: int | None, clamp_len: int | None) -> None:
     if rel_k.ndim != 3 or rel_k.shape[1:] != q.shape[2:]:
-        raise LongAtlasError(
-            f"rel_k is {list(rel_k.shape)}; it must be [R, H, D] with [H, D] = {list(q.shape[2:])}"
-        )
+        raise LongAtlasError(f"rel_k is {list(rel_k.shape)}; it must be [R, H, D] with [H, D] = {list(q.shape[2:])}")
     needed = min(x for x in (keys, window, None if clamp_len is None else clamp_len + 1) if x is not None)
     if q.shape[1] and rel_k.shape[0] < needed:
         raise LongAtlasError(
-            f"rel_k has {rel_k.shape[0]} rows; it must have one for each distance from 0 to {needed - 1}: {needed} or more"
+            f"rel_k has {rel_k.shape[0]} rows; it must have one for each distance from 0 to {needed - 1}: "
+            f"{needed} or more"
         )

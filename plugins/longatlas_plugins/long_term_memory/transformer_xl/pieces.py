@@ -25,7 +25,7 @@ class Piece(NamedTuple):
 
 
 def cut(position: int, end: int, columns: int, segment_len: int, mem_len: int) -> Iterator[Piece]:
-    """Cut tokens [position, end) at multiples of segment_len; the last of the `columns` entries is token end - 1."""
+    """Cut tokens [position, end) at multiples of segment_len; the last of the entries is token end - 1."""
     first = end - columns
     while position < end:
         start = position - position % segment_len
@@ -73,9 +73,7 @@ def project_once(
         if not projected.requires_grad:
             return lambda piece: projected[:, piece.low : piece.end]
         frozen = live = _split(projected, pieces, 0)
-    return lambda piece: torch.cat(
-        _between(frozen, piece.low, piece.start) + _between(live, piece.start, piece.end), 1
-    )
+    return lambda piece: torch.cat(_between(frozen, piece.low, piece.start) + _between(live, piece.start, piece.end), 1)
 
 
 def _split(x: Tensor, pieces: list[Piece], first: int) -> dict[int, Tensor]:

@@ -14,8 +14,8 @@ def sinusoids(
 ) -> Tensor:
     """R [length, d_model]: row δ is [sin(δω), cos(δω)] in halves, ω_i = 10000^(-2i/d_model).
 
-    Angles are built in fp64 and only the result is rounded to `dtype`: positions in bf16 would collide beyond 256.
-    An odd d_model drops the last cosine. The result is kept and shared: do not write to it.
+    Angles are built in fp64 and only the result is rounded to `dtype`: positions in bf16 would collide beyond
+    256. An odd d_model drops the last cosine. The result is kept and shared: do not write to it.
     """
     with torch.inference_mode(False), torch.no_grad():
         places = torch.arange(length, dtype=torch.float64, device=device)

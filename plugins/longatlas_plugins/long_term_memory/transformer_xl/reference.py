@@ -1,4 +1,4 @@
-"""Transformer-XL as the paper writes it (arXiv:1901.02860, section 3): every score by its distance, one segment at a time."""
+"""Attention with relative positions as the paper writes it (arXiv:1901.02860, section 3.3)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def relative_attention(
     """The four terms of eq. A^rel, gathered by distance; arguments as in operation.relative_attention."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     out_dtype = q.dtype
-    q, k, v, rel_k, content_bias, position_bias = (
-        x.to(dtype) for x in (q, k, v, rel_k, content_bias, position_bias)
-    )
+    q, k, v, rel_k, content_bias, position_bias = (x.to(dtype) for x in (q, k, v, rel_k, content_bias, position_bias))
     queries, keys = q.shape[1], k.shape[1]
     if queries == 0:
         return q.new_zeros(*q.shape[:3], v.shape[3]).to(out_dtype)

@@ -1,9 +1,9 @@
 """Relative attention by blocks of queries (arXiv:1901.02860, appendix B): the shift is a view, not a copy.
 
-For a block of l queries and the w keys in its reach, the products of queries and distances, G [l, w + 1], have the
-distance falling from left to right and one spare column. Read from element l - 1 on with rows of w elements, the
-same storage is the score of query and key: row r starts one element earlier in its own row than row r - 1 did.
-Entries above the diagonal then belong to the next row's storage; causality masks exactly those.
+For a block of l queries and the w keys in its reach, the products of queries and distances, G [l, w + 1], have
+the distance falling from left to right and one spare column. Read from element l - 1 on with rows of w elements,
+the same storage is the score of query and key: row r starts one element earlier in its own row than row r - 1
+did. Entries above the diagonal then belong to the next row's storage; causality masks exactly those.
 """
 
 from __future__ import annotations
@@ -60,14 +60,12 @@ def relative_attention(
 
 
 def _head_first(x: Tensor) -> Tensor:
-    """[B, T, H, D] -> [H, B, T, D], so that a head's rows of all sequences meet its distances in one product."""
+    """[B, T, H, D] -> [H, B, T, D]: a head's rows of all sequences meet its distances in one product."""
     return x.permute(2, 0, 1, 3).contiguous()
 
 
-def _falling_rows(
-    rel_k: Tensor, keys: int, queries: int, window: int | None, clamp_len: int | None
-) -> Tensor:
-    """rel_k by falling distance, then the spare row: [span + 1, H, D]; hidden distances repeat the last one used."""
+def _falling_rows(rel_k: Tensor, keys: int, queries: int, window: int | None, clamp_len: int | None) -> Tensor:
+    """rel_k by falling distance, then the spare row: [span + 1, H, D]; hidden distances repeat the last used."""
     span, last = keys, keys - 1
     if window is not None:
         span, last = min(keys, window + min(queries, QUERY_BLOCK) - 1), min(last, window - 1)
@@ -88,14 +86,12 @@ def _tiles(q: Tensor, keys: int, window: int | None) -> Iterator[Tile]:
         some_batch, some_heads = (max(1, room // heads), heads) if room >= heads else (1, room)
         for h in range(0, heads, some_heads):
             for b in range(0, batch, some_batch):
-                yield Tile(
-                    slice(h, h + some_heads), slice(b, b + some_batch), slice(start, end), slice(low, high)
-                )
+                yield Tile(slice(h, h + some_heads), slice(b, b + some_batch), slice(start, end), slice(low, high))
 
 
 def _position_scores(qv: Tensor, rel: Tensor, tile: Tile, memory: int, window: int | None) -> Tensor:
     """The masked positional term [h, b, l, w] of a tile; qv [h, b, l, D], rel [h, w + 1, D]."""
-    heads, batch, rows, _ = qv.shape
+    _, batch, rows, _ = qv.shape
     width = rel.shape[1] - 1
     by_distance = qv.flatten(1, 2) @ rel.transpose(1, 2)  # [h, b * l, w + 1]
     scores = _shifted(by_distance, batch, rows, width)
@@ -128,7 +124,7 @@ def _parts(tile: Tile, qu: Tensor, qv: Tensor, k: Tensor, v: Tensor, rel: Tensor
 
 
 def _forward(qu: Tensor, qv: Tensor, k: Tensor, v: Tensor, rel: Tensor, window: int | None) -> Tensor:
-    """o [H, B, L, E]; the fused softmax of scaled_dot_product_attention takes the positional term as its mask."""
+    """o [H, B, L, E]; the fused softmax of scaled_dot_product_attention takes the positional term as mask."""
     o = qu.new_empty(*qu.shape[:3], v.shape[3])
     memory = k.shape[2] - qu.shape[2]
     for tile in _tiles(qu, k.shape[2], window):

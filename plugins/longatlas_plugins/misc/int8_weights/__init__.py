@@ -20,7 +20,7 @@ METHOD = Method(
     title="LLM.int8()",
     family="misc/weight_compression/quantization",
     paper="2208.07339",
-    summary="Holds the blocks' weights in 8 bits and multiplies in integers, but for outliers of the activations.",
+    summary="Holds the blocks' weights in 8 bits and multiplies in integers, except for outliers.",
     fills={"model": int8_model},
     options=(
         Option("threshold", 6.0, "activations above it are not quantised; 0 = all are", min=0.0),
@@ -29,14 +29,16 @@ METHOD = Method(
     cost=Cost(time="T^2", state="T"),
     impls=("torch", "reference"),
     training="retrofit",
-    deviations="An outlier is a single activation above the threshold, not a feature column for all tokens, so "
-    "that no token depends on another. Outliers meet the 8-bit weights scaled back, not a copy in 16 bits. The "
-    "embedding and the head keep their precision. Gradients go straight through to the input and not to the "
-    "quantised weights.",
+    deviations="An outlier is one activation above the threshold, not a feature column for all tokens, so "
+    "that no token depends on another. Outliers meet the 8-bit weights scaled back, not a copy in 16 bits. "
+    "The embedding and the head keep their precision. Gradients go straight through to the input, and not to "
+    "the quantised weights. A mixer that reads a layer's weight by itself gets it scaled back, and quantises "
+    "no activations there. Rounding is a jump: a difference in the last bit of an activation can move it by "
+    "a whole step, so runs in fp32 differ from fp64 by up to some 1e-3.",
     source="Checked against products of the same integers scaled back in fp64, and against rounding bounds.",
     equations=(
-        r"y_{to} \approx \sum_{h:\, |x_{th}| > \alpha} x_{th} W_{oh} + s_t\, s_o \sum_{h:\, |x_{th}| \le \alpha} "
-        r"\hat x_{th} \hat W_{oh}",
+        r"y_{to} \approx \sum_{h:\, |x_{th}| > \alpha} x_{th} W_{oh} "
+        r"+ s_t\, s_o \sum_{h:\, |x_{th}| \le \alpha} \hat x_{th} \hat W_{oh}",
         r"\hat x_{th} = \mathrm{round}\left(\frac{x_{th}}{s_t}\right), \quad "
         r"s_t = \frac{1}{127} \max_{h:\, |x_{th}| \le \alpha} |x_{th}|",
     ),

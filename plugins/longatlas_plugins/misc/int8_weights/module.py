@@ -1,4 +1,4 @@
-"""Int8Linear takes the place of nn.Linear, and quantises float weights when it loads them (arXiv:2208.07339)."""
+"""Int8Linear takes the place of nn.Linear, and quantises float weights on loading (arXiv:2208.07339)."""
 
 from __future__ import annotations
 
@@ -8,34 +8,49 @@ from typing import Any
 from torch import Tensor, nn
 
 from longatlas_plugins.misc.int8_weights.operation import int8_linear
-from longatlas_plugins.misc.int8_weights.torch import quantize_rows
+from longatlas_plugins.misc.int8_weights.torch import quantize_rows, scale_back
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with weight int8 [out, in] and scale fp32 [out] as buffers; a bias stays a parameter.
+    """A linear layer with the buffers weight int8 [out, in] and scale fp32 [out]; a bias stays a parameter.
 
     The scale stays in fp32 whatever dtype the decoder takes. A state dict with a floating-point `weight` is
-    quantised on loading.
+    quantised on loading. The attribute `integers` is the buffer; `weight` is it scaled back, so that a mixer
+    which reads a layer's weight by itself gets the right numbers.
     """
 
-    weight: Tensor
     scale: Tensor
+    _like: Tensor
 
     def __init__(
         self, linear: nn.Linear, *, threshold: float = 6.0, activations: bool = True, impl: str = "auto"
     ) -> None:
         super().__init__()
         weight, scale = _quantize(linear.weight.detach())
-        self.register_buffer("weight", weight)
+        # Not by register_buffer, which refuses the name of the property.
+        self._buffers["weight"] = weight
         self.register_buffer("scale", scale)
+        self.register_buffer("_like", linear.weight.new_empty(0), persistent=False)
         self.bias = linear.bias
         self.threshold, self.activations, self.impl = threshold, activations, impl
+
+    @property
+    def integers(self) -> Tensor:
+        """int8 [out, in]"""
+        integers = self._buffers["weight"]
+        assert integers is not None
+        return integers
+
+    @property
+    def weight(self) -> Tensor:
+        """scale * integers [out, in], in the dtype that the decoder's weights have."""
+        return scale_back(self.integers, self.scale, self._like.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         y = int8_linear(
             x,
-            self.weight,
+            self.integers,
             self.scale,
             threshold=self.threshold,
             activations=self.activations,

@@ -25,8 +25,8 @@ def int8_linear(
 
     x [..., in], floating point; weight [out, in], int8; scale [out], fp32; returns [..., out] in x's dtype.
     Activations are scaled to 8 bits token by token; those with |x| > `threshold` (0 = none) are multiplied in
-    x's precision. `activations=False` quantises none. The gradient reaches x as if nothing were rounded, and no
-    other argument. Raises LongAtlasError where shapes or dtypes do not fit.
+    x's precision. `activations=False` quantises none. The gradient reaches x as if nothing were rounded, and
+    no other argument. Raises LongAtlasError where shapes or dtypes do not fit.
     """
     if impl not in IMPLS:
         raise LongAtlasError(f"impl is '{impl}'; it must be one of {', '.join(IMPLS)}")

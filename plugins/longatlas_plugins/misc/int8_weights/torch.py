@@ -15,7 +15,7 @@ LARGEST = 127
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x [..., K] -> int8 [..., K] and the step [..., 1] that scales it back: absmax of the row / 127.
 
-    The step is in fp32 (fp64 for fp64 input); a row of zeros has step 1 (section 3.1, vector-wise quantisation).
+    Vector-wise quantisation (section 3.1). The step is in fp32 (fp64 for fp64 input), 1 for a row of zeros.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     step = x.abs().amax(-1, keepdim=True) / LARGEST
@@ -33,21 +33,20 @@ class _StraightThrough(torch.autograd.Function):
     """The quantised product forward; backward the product with the weights scaled back."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, threshold: float, activations: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, threshold: float, activations: bool) -> Tensor:
         ctx.save_for_backward(weight, scale)
         if activations:
             return _mixed(x, weight, scale, threshold)
-        return functional.linear(x, _scaled_back(weight, scale, x.dtype))
+        return functional.linear(x, scale_back(weight, scale, x.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         weight, scale = ctx.saved_tensors
-        return grad @ _scaled_back(weight, scale, grad.dtype), None, None, None, None
+        return grad @ scale_back(weight, scale, grad.dtype), None, None, None, None
 
 
-def _scaled_back(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def scale_back(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights [out, in] that int8 weight [out, in] and scale [out] stand for."""
     wide = torch.promote_types(dtype, torch.float32)
     return (weight.to(wide) * scale.to(wide)[:, None]).to(dtype)
 
@@ -61,12 +60,12 @@ def _mixed(x: Tensor, weight: Tensor, scale: Tensor, threshold: float) -> Tensor
     if has_outliers:
         columns = outlier.any(0).nonzero().flatten()
         large = x.masked_fill(~outlier, 0.0)[:, columns]
-        y = y + large @ _scaled_back(weight[:, columns], scale, x.dtype).t()
+        y = y + large @ scale_back(weight[:, columns], scale, x.dtype).t()
     return y.to(x.dtype)
 
 
 def int_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a [M, K] times the transpose of b [N, K], both int8, exactly: int32 (or fp64 integers where that is missing)."""
+    """a [M, K] times the transpose of b [N, K], both int8: exact int32, or fp64 where that is missing."""
     if not _has_exact_int_mm(a.device.type):
         return a.double() @ b.double().t()
     if a.device.type == "cpu":

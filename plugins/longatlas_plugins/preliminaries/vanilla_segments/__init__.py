@@ -1,4 +1,4 @@
-"""Fixed segments without memory: the training and evaluation that Transformer-XL replaced (arXiv:1901.02860, section 3.1)."""
+"""Fixed segments without memory: what Transformer-XL replaced (arXiv:1901.02860, section 3.1)."""
 
 from typing import Any
 
@@ -38,5 +38,8 @@ METHOD = Method(
     cost=Cost(time="T*N", state="N"),
     impls=("torch", "reference"),
     source="Checked against dense attention with a block-diagonal mask in fp64.",
-    equations=(r"o_i = \sum_{j \le i,\ \lfloor j/N \rfloor = \lfloor i/N \rfloor} \mathrm{softmax}_j(q_i \cdot k_j / \sqrt{D})\, v_j",),
+    equations=(
+        r"o_i = \sum_{j \le i,\ \lfloor j/N \rfloor = \lfloor i/N \rfloor} "
+        r"\mathrm{softmax}_j(q_i \cdot k_j / \sqrt{D})\, v_j",
+    ),
 )

@@ -1,0 +1,35 @@
+# make demo   compare methods on this machine, then open the dashboard on 127.0.0.1:$(PORT)
+# make test   ruff, mypy and the tests
+# make bench  pytest-benchmark comparisons
+
+PORT ?= 8501
+VENV := .venv
+BIN := $(VENV)/bin
+RIGHT := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11,$(shell $(p) -c '$(RIGHT)' 2>/dev/null && echo $(p))))
+
+.PHONY: demo test bench picture clean
+
+demo: $(VENV)/.installed
+	@exec $(BIN)/longatlas demo --port $(PORT) $(if $(CORPUS),--corpus "$(CORPUS)")
+
+test: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+bench: $(VENV)/.installed
+	$(BIN)/pytest tests/benchmarks --benchmark-only
+
+picture: $(VENV)/.installed
+	$(BIN)/python docs/make_picture.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "longatlas needs Python 3.11 or 3.12 with venv and pip; install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

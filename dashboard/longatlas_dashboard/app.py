@@ -1,0 +1,49 @@
+"""Entry script: asks for the token where one is set, then shows the page of the URL."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from longatlas_dashboard import gate, settings, ui
+
+# A material icon here would be fetched from the web; an emoji is drawn by the browser.
+st.set_page_config(page_title="longatlas", page_icon="🗺️", layout="wide")
+
+GROUPS = {
+    "Explore": (
+        ("home", "Home", "home"),
+        ("taxonomy", "Taxonomy", "account_tree"),
+        ("method", "Method", "article"),
+        ("compare", "Compare", "stacked_line_chart"),
+    ),
+    "Measure": (("run", "Run", "play_circle"), ("jobs", "Jobs", "checklist")),
+    "Evidence": (("results", "Results", "table"), ("methodology", "Methodology", "straighten")),
+}
+
+
+def pages(read_only: bool) -> dict[str, list[st.Page]]:
+    """The pages by group; a read-only dashboard has no Run page."""
+    return {
+        group: [
+            st.Page(
+                ui.PAGES / f"{name}.py",
+                title=title,
+                icon=f":material/{icon}:",
+                url_path=None if name == "home" else name,
+                default=name == "home",
+            )
+            for name, title, icon in members
+            if not (read_only and name == "run")
+        ]
+        for group, members in GROUPS.items()
+    }
+
+
+given = settings.read()
+if gate.passed(given.token):
+    page = st.navigation(pages(given.read_only))
+    if given.read_only:
+        st.sidebar.caption("Read-only: results are shown, nothing is started or changed.")
+    ui.guarded(page.run)
+else:
+    st.navigation([st.Page(gate.ask, title="longatlas")], position="hidden").run()

@@ -1,0 +1,278 @@
+"""Every chart of the dashboard: a frame goes in, an Altair chart comes out. Nothing here knows Streamlit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from longatlas_dashboard import marks
+from longatlas_dashboard.theme import DASHES, SHAPES, Theme, chart_config, style_of
+
+HEIGHT = 340
+LENGTH_LABEL = (
+    "datum.value >= 1048576 && datum.value % 1048576 == 0 ? datum.value / 1048576 + 'M' : "
+    "datum.value >= 1024 && datum.value % 1024 == 0 ? datum.value / 1024 + 'K' : '' + datum.value"
+)
+BYTES_LABEL = (
+    "datum.value >= 1073741824 ? format(datum.value / 1073741824, '.3~g') + ' GiB' : "
+    "datum.value >= 1048576 ? format(datum.value / 1048576, '.3~g') + ' MiB' : "
+    "datum.value >= 1024 ? format(datum.value / 1024, '.3~g') + ' KiB' : datum.value + ' B'"
+)
+NUMBER_LABEL = "format(datum.value, datum.value >= 1000 ? '.3~s' : '.3~g')"
+
+
+def scaling(
+    frame: pd.DataFrame,
+    failed: pd.DataFrame,
+    *,
+    title: str,
+    unit: str,
+    theme: Theme,
+    order: Sequence[str],
+) -> alt.LayerChart:
+    """Values against T, both axes logarithmic, with intervals; failed cells stand as marks at the top edge.
+
+    frame   rows with method, T, value, low, high, n
+    failed  rows with method, T, status, reason
+    order   names of the catalog's methods, which binds colours
+    """
+    methods = _methods(frame, failed)
+    lengths = sorted({int(t) for t in [*frame["T"], *failed["T"]] if t > 0})
+    x = _length_axis(lengths)
+    label = BYTES_LABEL if unit == "bytes" else NUMBER_LABEL
+    y = alt.Y(
+        "value:Q",
+        scale=alt.Scale(type="log", nice=False, padding=14),
+        axis=alt.Axis(title=title, labelExpr=label, tickCount=6),
+    )
+    data = _told(frame, unit)
+    base = alt.Chart(data).encode(x=x, y=y, **_by_method(methods, theme, order, dash=False))
+    lines = alt.Chart(data).mark_line(strokeWidth=2)
+    lines = lines.encode(x=x, y=y, **_by_method(methods, theme, order, dash=True, shape=False))
+    intervals = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=1.5)
+    intervals = intervals.encode(y=alt.Y("low:Q"), y2="high:Q", shape=alt.Undefined)
+    points = base.mark_point(size=70, filled=True, opacity=1).encode(
+        tooltip=_tooltips("method", "T", "shown", "interval", "n"), description="spoken:N"
+    )
+    layers: list[Any] = [lines, intervals, points, *_failed_marks(failed, methods, x, theme, order)]
+    return _finish(alt.layer(*layers), theme)
+
+
+def buckets(frame: pd.DataFrame, *, title: str, theme: Theme, order: Sequence[str]) -> alt.LayerChart:
+    """A quality metric against T (position bucket or length), x logarithmic, y from the data."""
+    methods = _methods(frame)
+    x = _length_axis(sorted({int(t) for t in frame["T"]}), title="T, tokens: upper end of the position bucket")
+    y = alt.Y("value:Q", scale=alt.Scale(zero=False, padding=14), axis=alt.Axis(title=title, tickCount=6))
+    data = _told(frame, "")
+    lines = alt.Chart(data).mark_line(strokeWidth=2)
+    lines = lines.encode(x=x, y=y, **_by_method(methods, theme, order, dash=True, shape=False))
+    points = alt.Chart(data).mark_point(size=70, filled=True, opacity=1)
+    points = points.encode(
+        x=x,
+        y=y,
+        tooltip=_tooltips("method", "T", "shown", "interval", "n"),
+        description="spoken:N",
+        **_by_method(methods, theme, order, dash=False),
+    )
+    return _finish(alt.layer(lines, points), theme)
+
+
+def trade_off(
+    points: pd.DataFrame,
+    frontier: pd.DataFrame,
+    *,
+    cost_title: str,
+    quality_title: str,
+    unit: str,
+    theme: Theme,
+    order: Sequence[str],
+) -> alt.LayerChart:
+    """Quality against cost with the Pareto frontier as a stepped line; options of one method are joined.
+
+    points, frontier  rows with method, cost, quality (and *_low, *_high), as analysis.trade_off gives them
+    """
+    methods = _methods(points)
+    label = BYTES_LABEL if unit == "bytes" else NUMBER_LABEL
+    x = alt.X(
+        "cost:Q",
+        scale=alt.Scale(type="log", nice=False, padding=36),
+        axis=alt.Axis(title=cost_title, labelExpr=label, tickCount=5),
+    )
+    y = alt.Y("quality:Q", scale=alt.Scale(zero=False, padding=24), axis=alt.Axis(title=quality_title, tickCount=6))
+    data = points.assign(
+        base=points["method"].str.partition(":")[0],
+        told_cost=[marks.value_text(v, unit) for v in points["cost"]],
+        told_quality=[f"{v:.3f}" for v in points["quality"]],
+    )
+    step = alt.Chart(frontier).mark_line(
+        interpolate="step-after", color=theme.muted, strokeDash=[5, 4], strokeWidth=1.5
+    )
+    joined = alt.Chart(data).mark_line(strokeWidth=1, color=theme.border).encode(x=x, y=y, detail="base:N")
+    dots = alt.Chart(data).encode(x=x, y=y, **_by_method(methods, theme, order, dash=False))
+    spread = dots.transform_filter("isValid(datum.quality_low) && isValid(datum.quality_high)").mark_rule()
+    spread = spread.encode(y="quality_low:Q", y2="quality_high:Q", shape=alt.Undefined)
+    dots = dots.mark_point(size=110, filled=True, opacity=1).encode(
+        tooltip=[
+            alt.Tooltip("method:N", title="method"),
+            alt.Tooltip("told_cost:N", title=cost_title),
+            alt.Tooltip("told_quality:N", title=quality_title),
+        ]
+    )
+    return _finish(alt.layer(step.encode(x=x, y=y), joined, spread, dots), theme)
+
+
+def icicle(frame: pd.DataFrame, *, chosen: str, theme: Theme) -> alt.LayerChart:
+    """The taxonomy as an icicle, root at the left; a click gives the selection `node` with the field `path`.
+
+    frame   from tree.icicle_frame: path, title, label, spoken, depth, start, end, family, ready
+    chosen  path that is marked
+    """
+    depth = int(frame["depth"].max()) + 1
+    row = 19
+    families = list(dict.fromkeys(frame["family"]))
+    pick = alt.selection_point(name="node", fields=["path"], on="click", toggle=False)
+    data = frame.assign(
+        right=frame["depth"] + 1 - 0.004,
+        bottom=frame["end"] - 0.08,
+        text_x=frame["depth"] + 0.012,
+        middle=(frame["start"] + frame["end"]) / 2,
+        chosen=frame["path"] == chosen,
+        strength=[0.34 if ready else 0.13 for ready in frame["ready"]],
+    )
+    x = alt.X("depth:Q", scale=alt.Scale(domain=[0, depth], nice=False), axis=None)
+    y = alt.Y("start:Q", scale=alt.Scale(domain=[0, float(frame["end"].max())], reverse=True), axis=None)
+    boxes = (
+        alt.Chart(data)
+        .mark_rect(cornerRadius=2, cursor="pointer", strokeWidth=2)
+        .encode(
+            x=x,
+            x2="right:Q",
+            y=y,
+            y2="bottom:Q",
+            color=alt.Color(
+                "family:N",
+                scale=alt.Scale(domain=families, range=[theme.palette[i % 6] for i in range(len(families))]),
+                legend=None,
+            ),
+            fillOpacity=alt.FillOpacity("strength:Q", scale=None, legend=None),
+            stroke=alt.condition("datum.chosen", alt.value(theme.text), alt.value("transparent")),
+            tooltip=[alt.Tooltip("title:N", title="node"), alt.Tooltip("spoken:N", title="papers")],
+            description="spoken_name:N",
+        )
+        .add_params(pick)
+    )
+    words = (
+        alt.Chart(data)
+        .mark_text(align="left", baseline="middle", fontSize=12, color=theme.text, limit=340)
+        .encode(x="text_x:Q", y=alt.Y("middle:Q"), text="label:N")
+    )
+    height = int(frame["end"].max()) * row
+    return _finish(alt.layer(boxes, words.properties()), theme, height=height)
+
+
+def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
+    """The cells of a plan, methods down and measurements across, each with the glyph of its status.
+
+    frame  columns method, column, status, label
+    """
+    colours = {"ok": theme.good, "running": theme.primary, "waiting": theme.border}
+    data = frame.assign(
+        glyph=[marks.STATUSES.get(status, ("?", status))[0] for status in frame["status"]],
+        words=[marks.STATUSES.get(status, ("?", status))[1] for status in frame["status"]],
+        colour=[colours.get(status, theme.bad) for status in frame["status"]],
+        strength=[0.12 if status == "waiting" else 0.32 for status in frame["status"]],
+    )
+    x = alt.X(
+        "column:N",
+        sort=list(dict.fromkeys(data["column"])),
+        axis=alt.Axis(title=None, orient="top", labelAngle=-60, labelLimit=150),
+    )
+    y = alt.Y("method:N", sort=list(dict.fromkeys(data["method"])), axis=alt.Axis(title=None, labelLimit=200))
+    told = [alt.Tooltip("label:N", title="cell"), alt.Tooltip("words:N", title="status")]
+    base = alt.Chart(data).encode(x=x, y=y)
+    boxes = base.mark_rect(cornerRadius=2, stroke=theme.background, strokeWidth=2).encode(
+        color=alt.Color("colour:N", scale=None),
+        fillOpacity=alt.FillOpacity("strength:Q", scale=None),
+        tooltip=told,
+        description="label:N",
+    )
+    glyphs = base.mark_text(color=theme.text, fontSize=11).encode(text="glyph:N")
+    return _finish(alt.layer(boxes, glyphs), theme, height=alt.Step(22))
+
+
+def _methods(*frames: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(name for frame in frames for name in frame["method"]))
+
+
+def _length_axis(lengths: list[int], title: str = "T, tokens") -> alt.X:
+    return alt.X(
+        "T:Q",
+        scale=alt.Scale(type="log", base=2, nice=False, padding=18),
+        axis=alt.Axis(title=title, values=lengths, labelExpr=LENGTH_LABEL, labelOverlap="greedy"),
+    )
+
+
+def _by_method(
+    methods: list[str], theme: Theme, order: Sequence[str], *, dash: bool, shape: bool = True
+) -> dict[str, Any]:
+    """Colour, shape and dash channels over the same domain, so that they share one legend."""
+    styles = [style_of(name, order) for name in methods]
+    legend = alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1)
+    colours = [theme.palette[s.colour] for s in styles]
+    channels: dict[str, Any] = {
+        "color": alt.Color("method:N", scale=alt.Scale(domain=methods, range=colours), legend=legend)
+    }
+    if shape:
+        shapes = alt.Scale(domain=methods, range=[SHAPES[s.shape] for s in styles])
+        channels["shape"] = alt.Shape("method:N", scale=shapes, legend=legend)
+    if dash:
+        dashes = alt.Scale(domain=methods, range=[list(DASHES[s.dash]) for s in styles])
+        channels["strokeDash"] = alt.StrokeDash("method:N", scale=dashes, legend=legend)
+    return channels
+
+
+def _failed_marks(failed: pd.DataFrame, methods: list[str], x: alt.X, theme: Theme, order: Sequence[str]) -> list[Any]:
+    """A cross at the top edge for each cell without a number, one height per method, named by its status."""
+    layers: list[Any] = []
+    for place, name in enumerate(dict.fromkeys(failed["method"])):
+        rows = failed[failed["method"] == name]
+        told = [f"{name}, T = {t}: {s}" for t, s in zip(rows["T"], rows["status"], strict=True)]
+        rows = rows.assign(told=told)
+        colour = theme.palette[style_of(name, order).colour]
+        top = alt.value(8 + 14 * place)
+        base = alt.Chart(rows[["method", "T", "status", "reason", "told"]])
+        layers += [
+            base.mark_point(shape="cross", angle=45, size=60, filled=True, color=colour, opacity=1).encode(
+                x=x, y=top, tooltip=_tooltips("method", "T", "status", "reason"), description="told:N"
+            ),
+            base.mark_text(align="left", dx=8, fontSize=11, color=theme.text).encode(x=x, y=top, text="status:N"),
+        ]
+    return layers
+
+
+def _told(frame: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Plottable columns, with the words for tooltips and screen readers; no object columns besides."""
+    data = frame[[c for c in ("method", "T", "value", "low", "high", "n") if c in frame.columns]].copy()
+    data["shown"] = [marks.value_text(value, unit) for value in frame["value"]]
+    data["interval"] = [
+        marks.interval_text(low, high, unit) for low, high in zip(frame["low"], frame["high"], strict=True)
+    ]
+    data["spoken"] = [
+        f"{name}, T = {length}: {shown}"
+        for name, length, shown in zip(data["method"], data["T"], data["shown"], strict=True)
+    ]
+    return data.astype({"low": "float64", "high": "float64"})
+
+
+def _tooltips(*names: str) -> list[alt.Tooltip]:
+    titles = {"shown": "median", "interval": "95% interval", "n": "samples"}
+    kinds = {"T": "Q", "n": "Q"}
+    return [alt.Tooltip(f"{name}:{kinds.get(name, 'N')}", title=titles.get(name, name)) for name in names]
+
+
+def _finish(chart: alt.LayerChart, theme: Theme, height: Any = HEIGHT) -> alt.LayerChart:
+    config = chart_config(theme)
+    return chart.properties(height=height, width="container").configure(**config)

@@ -1,0 +1,97 @@
+"""Home: what this is, three ways in, what is here, and the newest runs."""
+
+from __future__ import annotations
+
+import psutil
+import streamlit as st
+
+from longatlas import catalog, cells, jobs
+from longatlas_dashboard import job_view, marks, settings, tree, ui
+
+WAYS = (
+    ("taxonomy", "Find a method", "Walk the survey's tree: what each family changes, which papers run here."),
+    ("compare", "Compare methods", "Time, memory and quality of the measured methods, side by side."),
+    ("run", "Run here", "Measure methods on this machine; finished cells are kept."),
+)
+
+
+def page() -> None:
+    ui.header(
+        "longatlas",
+        "The executable survey of long-context Transformers: every method has a place, a card and, where it "
+        "runs, a check and a measurement on your own machine.",
+    )
+    _ways_in()
+    _counts()
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        _newest_runs()
+    with right:
+        _machine()
+        _broken_plugins()
+
+
+def _ways_in() -> None:
+    ways = [way for way in WAYS if not (way[0] == "run" and settings.read().read_only)]
+    for column, (name, title, words) in zip(st.columns(len(ways)), ways, strict=True):
+        with column, st.container(border=True, height="stretch"):
+            ui.link(name, f"**{title}**", icon=":material/arrow_forward:")
+            st.caption(words)
+
+
+def _counts() -> None:
+    atlas = catalog.load_catalog()
+    found = tree.entries(atlas)
+    ready = sum(catalog.method_status(method) == "ready" for method in atlas.methods.values())
+    rows = ui.rows()
+    facts = (
+        ("Papers described", sum(entry.paper is not None for entry in found)),
+        ("Methods ready here", ready),
+        ("Methods measured", rows["method"].nunique()),
+        ("Values stored", len(rows)),
+    )
+    for column, (label, value) in zip(st.columns(len(facts)), facts, strict=True):
+        column.metric(label, f"{value:,}")
+
+
+def _newest_runs() -> None:
+    ui.section("Newest runs")
+    found = jobs.jobs(ui.store(), limit=6)
+    if not found:
+        ui.empty(
+            "Nothing has been run from the dashboard yet.",
+            command="longatlas demo",
+            page="" if settings.read().read_only else "run",
+            label="Run something small",
+        )
+        return
+    for job in found:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            ui.link("jobs", f"Job {job.id}", job=job.id)
+            job_view.badge(job)
+            st.caption(ui.plain(job_view.words(job)))
+
+
+def _machine() -> None:
+    ui.section("This machine")
+    facts = cells.environment()
+    memory = marks.bytes_text(psutil.virtual_memory().total)
+    lines = (
+        f"{facts['machine']}, {memory} memory",
+        f"Python {facts['python']}, torch {facts['torch']}, longatlas {facts['longatlas']}",
+        f"Store: {ui.store().name}",
+    )
+    for line in lines:
+        st.text(line)
+
+
+def _broken_plugins() -> None:
+    broken = [plugin for plugin in catalog.load_catalog().plugins if plugin.error]
+    for plugin in broken:
+        st.warning(
+            f"Plugin `{plugin.name}` is broken and was left out: {ui.plain(plugin.error)}",
+            icon=":material/extension_off:",
+        )
+
+
+page()

@@ -1,0 +1,139 @@
+"""Jobs: the queue, and one job with its grid of cells, time left, log and a way to cancel it, from any session."""
+
+from __future__ import annotations
+
+import shlex
+
+import pandas as pd
+import streamlit as st
+
+from longatlas import jobs
+from longatlas.errors import LongAtlasError
+from longatlas.store import Store
+from longatlas_dashboard import charts, job_view, marks, settings, ui
+
+POLL_SECONDS = 2
+
+
+def page() -> None:
+    ui.header("Jobs")
+    store = ui.store()
+    found = jobs.jobs(store)
+    if not found:
+        ui.empty(
+            "No job has been started from this store.",
+            page="" if settings.read().read_only else "run",
+            label="Start one",
+            command="longatlas demo",
+        )
+        return
+    number = ui.query("job")
+    job = _asked(store, number) if number else found[0]
+    if any(each.status in jobs.ACTIVE for each in found):
+        st.session_state["jobs_seen"] = _signature(store)
+        st.fragment(_poll, run_every=POLL_SECONDS)()
+    if job is not None:
+        _job(store, job)
+    _queue(found)
+
+
+def _asked(store: Store, number: str) -> jobs.Job | None:
+    try:
+        if not number.isdigit():
+            raise LongAtlasError(f"'{number}' is no job number; choose one from the list below")
+        return jobs.job(store, int(number))
+    except LongAtlasError as error:
+        st.error(ui.plain(str(error)), icon=":material/search_off:")
+        return None
+
+
+def _signature(store: Store) -> tuple[object, ...]:
+    """Changes when there is something new to draw."""
+    found = jobs.jobs(store)
+    state = tuple((job.id, job.status, job.done, job.total, job.current) for job in found)
+    return (store.last_row_id(), state)
+
+
+def _poll() -> None:
+    """Look every two seconds; draw the page again only when something has changed."""
+    try:
+        now = _signature(ui.store())
+    except Exception as error:
+        st.caption(ui.plain(f"The store cannot be read now ({type(error).__name__}); trying again."))
+        return
+    if now != st.session_state.get("jobs_seen"):
+        st.rerun()
+
+
+def _job(store: Store, job: jobs.Job) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(f"Job {job.id}", anchor=False)
+        job_view.badge(job)
+        if job.status in jobs.ACTIVE and not settings.read().read_only:
+            st.button("Cancel", icon=":material/stop_circle:", on_click=_cancel, args=(job.id,), key="cancel")
+        ui.link(
+            "compare",
+            "Compare its methods",
+            icon=":material/stacked_line_chart:",
+            m=",".join(job.plan.methods),
+        )
+    if job.error:
+        st.error(ui.plain(job.error), icon=":material/error:")
+    share = job.done / job.total if job.total else float(job.status == jobs.DONE)
+    now = f"measuring {job.current}" if job.current else job.status
+    words = [f"{job.done} of {job.total} cells", now, job_view.left_text(job)]
+    st.progress(min(share, 1.0), ui.plain(" · ".join(word for word in words if word)))
+    if job.status == jobs.QUEUED:
+        st.caption("It waits for the jobs before it; one runs at a time, so that timings do not disturb each other.")
+    _grid(store, job)
+    log, plan = st.tabs(["Log", "Plan"])
+    with log:
+        path = jobs.log_path(store)
+        st.caption(ui.plain(str(path)))
+        st.code(job_view.log_tail(path) or "nothing yet", language=None, height=240, wrap_lines=True)
+    with plan:
+        st.code(shlex.join(job.plan.to_command()), language="bash", wrap_lines=True)
+        st.code(job.plan.to_yaml(), language="yaml")
+
+
+def _grid(store: Store, job: jobs.Job) -> None:
+    try:
+        frame = job_view.grid(store, job)
+    except LongAtlasError as error:
+        st.warning(ui.plain(f"Its cells cannot be listed: {error}"), icon=":material/warning:")
+        return
+    if frame.empty:
+        return
+    counts = frame["status"].value_counts()
+    told = ", ".join(f"{count} {marks.STATUSES.get(name, ('', name))[1]}" for name, count in counts.items())
+    made = charts.cell_grid(frame, theme=ui.theme())
+    ui.chart(made, alt_text=f"Cells of job {job.id}: {told}.", key=f"grid_{job.id}")
+    present = [name for name in marks.STATUSES if name in counts.index]
+    st.caption(" · ".join(f"{marks.STATUSES[name][0]} {marks.STATUSES[name][1]} ({counts[name]})" for name in present))
+
+
+def _cancel(number: int) -> None:
+    if not settings.read().read_only:
+        jobs.cancel(ui.store(), number)
+
+
+def _queue(found: list[jobs.Job]) -> None:
+    ui.section("All jobs")
+    frame = pd.DataFrame(
+        {
+            "job": [job.id for job in found],
+            "status": [job.status for job in found],
+            "cells": [f"{job.done} of {job.total}" for job in found],
+            "methods": [", ".join(job.plan.methods) for job in found],
+            "started": [job_view.age_text(job.created) for job in found],
+            "plan": [job.plan_hash for job in found],
+        }
+    )
+    chosen = ui.table(frame, key="queue", on_select="rerun", selection_mode="single-row")
+    if chosen.selection.rows:
+        number = found[chosen.selection.rows[0]].id
+        if ui.query("job") != str(number):
+            ui.go("jobs", job=number)
+
+
+page()

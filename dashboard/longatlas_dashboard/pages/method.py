@@ -1,0 +1,185 @@
+"""Method: idea, equations, options, cost, departures, source, paper, its own plots, and the way to run it."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from longatlas import analysis, catalog
+from longatlas.cards import Method
+from longatlas.errors import LongAtlasError
+from longatlas_dashboard import plots, settings, sources, tree, ui
+
+
+def page() -> None:
+    atlas = catalog.load_catalog()
+    name = ui.query("id")
+    if not name:
+        ui.header("Method", "Choose a method to read its page.")
+        _chooser(atlas)
+        return
+    try:
+        method = atlas.method(name)
+    except LongAtlasError as error:
+        _unknown(atlas, error)
+        return
+    _head(atlas, method)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        _idea(method)
+        _options(method)
+    with right:
+        _cost(method)
+        _paper(atlas, method)
+    _measured(method)
+    _source(method)
+
+
+def _unknown(atlas: catalog.Catalog, error: LongAtlasError) -> None:
+    ui.header("Method")
+    st.error(ui.plain(str(error)), icon=":material/search_off:")
+    for plugin in atlas.plugins:
+        if plugin.error:
+            st.warning(
+                f"Plugin `{plugin.name}` is broken, so its methods are missing: {ui.plain(plugin.error)}",
+                icon=":material/extension_off:",
+            )
+    _chooser(atlas)
+
+
+def _chooser(atlas: catalog.Catalog) -> None:
+    chosen = st.selectbox(
+        "Method",
+        list(atlas.methods),
+        index=None,
+        format_func=lambda name: f"{name}: {atlas.methods[name].title}",
+        placeholder="name or title",
+        key="method_choice",
+    )
+    if chosen:
+        ui.go("method", id=chosen)
+    ui.link("taxonomy", "Or find it in the taxonomy", icon=":material/account_tree:")
+
+
+def _head(atlas: catalog.Catalog, method: Method) -> None:
+    st.title(ui.plain(method.title), anchor=False)
+    status = catalog.method_status(method)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        good = status == "ready"
+        st.badge(
+            ui.plain(status),
+            color="green" if good else "orange",
+            icon=":material/check:" if good else ":material/block:",
+        )
+        st.badge("needs no training" if method.training == "retrofit" else "trained with the model", color="gray")
+        for slot in method.fills:
+            st.badge(f"slot: {slot}", color="blue")
+    node = atlas.taxonomy.node(method.family)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        ui.link("taxonomy", ui.plain(node.title), icon=":material/account_tree:", node=node.path)
+        ui.link("compare", "Compare with vanilla", icon=":material/stacked_line_chart:", m=_beside(method.name))
+        if good and not settings.read().read_only:
+            ui.link("run", "Run it", icon=":material/play_circle:", m=_beside(method.name))
+    for _, remedy in catalog.obstacles(method):
+        st.info(ui.plain(f"To run it here: {remedy}"), icon=":material/build:")
+
+
+def _beside(name: str) -> str:
+    return name if name == "vanilla" else f"vanilla,{name}"
+
+
+def _idea(method: Method) -> None:
+    ui.section("Idea")
+    st.text(method.summary)
+    for equation in method.equations:
+        if "$" in equation:
+            st.code(equation, language="latex")
+        else:
+            st.latex(equation)
+    if method.deviations:
+        ui.section("Departures from the paper")
+        st.text(method.deviations)
+    if method.source:
+        ui.section("Checked against")
+        st.text(method.source)
+
+
+def _options(method: Method) -> None:
+    ui.section("Options")
+    if not method.options:
+        st.caption("None.")
+        return
+    lines = [
+        {
+            "option": option.name,
+            "default": str(option.default),
+            "unit": option.unit,
+            "rule": option.rule(),
+            "meaning": option.help,
+        }
+        for option in method.options
+    ]
+    ui.table(pd.DataFrame(lines))
+
+
+def _cost(method: Method) -> None:
+    ui.section("Cost claimed")
+    time, state = st.columns(2)
+    time.metric("Time of a prefill", method.cost.time)
+    state.metric("State after T tokens", method.cost.state)
+    st.caption("T tokens, W window, N segment length, M memory length, C chunk. Fitted growth stands below.")
+    st.caption(f"Implementations: {ui.texts(method.impls)} on {ui.texts(method.devices)}")
+
+
+def _paper(atlas: catalog.Catalog, method: Method) -> None:
+    ui.section("Paper")
+    paper = tree.by_arxiv(atlas, method)
+    if paper is None:
+        address = f"https://arxiv.org/abs/{method.paper}" if method.paper[:4].isdigit() else method.paper
+        if ui.web_address(address):
+            st.link_button(ui.plain(method.paper), address, icon=":material/open_in_new:")
+        else:
+            st.caption("No paper is named on the card.")
+        return
+    st.text(f"{paper.title}\n{paper.first_author} and others, {paper.year}")
+    with st.container(horizontal=True):
+        st.link_button(f"arXiv {paper.arxiv}" if paper.arxiv else "Paper", paper.address, icon=":material/open_in_new:")
+        if ui.web_address(paper.code):
+            st.link_button("Authors' code", paper.code, icon=":material/code:")
+    with st.expander("BibTeX"):
+        st.code(tree.bibtex(method.name, paper), language="latex", wrap_lines=True)
+
+
+def _measured(method: Method) -> None:
+    ui.section("Measured")
+    rows = ui.latest()
+    own = rows[rows["method"].str.split(r"[:+]", regex=True).str[0] == method.name] if len(rows) else rows
+    shaped = own[own["measure"].isin(analysis.SHAPED)]
+    setting = ui.setting_choice(shaped, label="Measured on", key="method_setting")
+    if setting is None:
+        ui.empty(
+            "Nothing has been measured for this method yet.",
+            command=f"longatlas run --methods {_beside(method.name)} --lengths 512,1024,2048",
+        )
+        return
+    st.caption(ui.plain(ui.setting_text(setting)))
+    chosen = analysis.under(shaped, setting)
+    columns = st.columns(2, gap="large")
+    drawn = 0
+    for view in plots.VIEWS:
+        with columns[drawn % 2]:
+            drawn += plots.against_length(chosen, view, key=f"method_{view.key}")
+    ui.table(plots.growth_table(chosen, plots.VIEWS))
+
+
+def _source(method: Method) -> None:
+    ui.section("Source")
+    files = sources.source_files(method)
+    if not files:
+        st.caption("Its builders come from no file.")
+        return
+    for tab, text in zip(st.tabs(list(files)), files.values(), strict=True):
+        tab.code(text, language="python", line_numbers=True, height=420)
+
+
+page()

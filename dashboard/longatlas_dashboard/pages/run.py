@@ -1,0 +1,111 @@
+"""Run: a form that makes a plan, checked while it is filled in; the same plan as a command and as YAML; submit."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import streamlit as st
+
+from longatlas import cells, jobs
+from longatlas.errors import LongAtlasError
+from longatlas.plan import KEYS, Plan
+from longatlas_dashboard import form, plots, settings, ui
+
+# URL parameter -> key of the plan: short and stable.
+URL_KEYS = {"m": "methods", "w": "measure", "p": "phases", "t": "lengths", "q": "tasks", "z": "preset"}
+
+
+def page() -> None:
+    ui.header("Run", "Choose what to measure. Cells that are finished are kept and not measured again.")
+    if settings.read().read_only:
+        ui.empty("This dashboard is read-only. Start it without `--read-only` to run something.")
+        return
+    if "submit_error" in st.session_state:
+        st.error(ui.plain(st.session_state.pop("submit_error")), icon=":material/error:")
+    if "submitted_job" in st.session_state:
+        ui.go("jobs", job=st.session_state.pop("submitted_job"))
+    made = form.draw(_from_url())
+    plan = made.plan()
+    if plan is None:
+        st.button("Start", disabled=True, type="primary", key="start")
+        return
+    _to_url(plan)
+    _submit(made, plan)
+    _same_plan(plan)
+
+
+def _from_url() -> dict[str, Any]:
+    found: dict[str, Any] = {"methods": ("vanilla",)}
+    for short, key in URL_KEYS.items():
+        values = ui.query_list(short)
+        if not values:
+            continue
+        if key == "lengths":
+            found[key] = tuple(int(value) for value in values if value.isdigit())
+        else:
+            found[key] = values[0] if key == "preset" else tuple(values)
+    return found
+
+
+def _to_url(plan: Plan) -> None:
+    defaults = {key: field.default for key, field in KEYS.items()}
+    texts = {}
+    for short, key in URL_KEYS.items():
+        value = getattr(plan, key)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        texts[short] = "" if value == defaults[key] else text
+    ui.set_query(**texts)
+
+
+def _submit(made: form.Form, plan: Plan) -> None:
+    try:
+        wanted = [cell.key for cell in cells.expand(plan)]
+    except LongAtlasError as error:
+        key = "corpus" if str(error).startswith("corpus") else "methods"
+        made.places[key].error(ui.plain(str(error)), icon=":material/error:")
+        st.button("Start", disabled=True, type="primary", key="start")
+        return
+    finished = len(ui.store().finished(wanted))
+    left = len(wanted) - finished
+    columns = st.columns(3)
+    columns[0].metric("Cells", len(wanted))
+    columns[1].metric("Finished already", finished)
+    columns[2].metric("To measure", left)
+    waiting = [job for job in jobs.jobs(ui.store()) if job.status in jobs.ACTIVE]
+    if waiting:
+        count = len(waiting)
+        st.caption(f"{count} job{'s' * (count > 1)} before it in the queue; one runs at a time.")
+    elif not left and wanted:
+        st.caption("All of it is finished; Start ends at once, and Compare shows it.")
+    st.button(
+        "Start",
+        type="primary",
+        icon=":material/play_circle:",
+        on_click=_start,
+        args=(plan,),
+        key="start",
+        disabled=not wanted,
+    )
+
+
+def _start(plan: Plan) -> None:
+    """Queue the plan; the same plan is not queued twice."""
+    try:
+        if settings.read().read_only:
+            raise LongAtlasError("this dashboard is read-only; start it without --read-only to run something")
+        st.session_state["submitted_job"] = jobs.submit(ui.store(), plan).id
+    except LongAtlasError as error:
+        st.session_state["submit_error"] = str(error)
+
+
+def _same_plan(plan: Plan) -> None:
+    ui.section("The same plan", f"Its hash is `{plan.hash}`, wherever it is started.")
+    command, file = st.tabs(["Command", "YAML"])
+    command.code(shlex.join(plan.to_command()), language="bash", wrap_lines=True)
+    file.code(plan.to_yaml(), language="yaml")
+    known = [spec for spec in plan.methods if plots.known(spec)]
+    ui.link("compare", "Compare what is measured", icon=":material/stacked_line_chart:", m=",".join(known))
+
+
+page()

@@ -1,0 +1,138 @@
+"""Taxonomy: the survey's tree as an icicle and as text; papers with their status; from here to a method or to Compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import streamlit as st
+
+from longatlas import catalog
+from longatlas.taxonomy import Node
+from longatlas_dashboard import charts, tree, ui
+
+PAGE_SIZE = 24
+_BADGES = {
+    tree.RUNNABLE: ("green", "play_arrow"),
+    tree.NOT_HERE: ("orange", "block"),
+    tree.DESCRIBED: ("gray", "article"),
+}
+
+
+def page() -> None:
+    atlas = catalog.load_catalog()
+    found = tree.entries(atlas)
+    papers = sum(entry.paper is not None for entry in found)
+    ui.header(
+        "Taxonomy",
+        f"{len(atlas.taxonomy.leaves)} leaves, {papers} papers of the survey "
+        f"[arXiv {atlas.taxonomy.arxiv}]({atlas.taxonomy.url}). Numbers count what runs here.",
+    )
+    if "node_clicked" in st.session_state:
+        ui.set_query(node=st.session_state.pop("node_clicked"))
+    path = ui.query("node")
+    node = atlas.taxonomy.node(path) if path else None
+    picture, text = st.tabs(["Map", "Text tree"])
+    with picture:
+        _icicle(path)
+    with text:
+        for root in atlas.taxonomy.roots:
+            _branch(root, found)
+    _node(node)
+    _list(tree.under(found, path))
+
+
+def _icicle(path: str) -> None:
+    frame = tree.icicle_frame(catalog.load_catalog())
+    made = charts.icicle(frame, chosen=path, theme=ui.theme())
+    about = "The survey's taxonomy, families at the left and leaves at the right, as in the tab Text tree."
+    ui.chart(made, alt_text=about, key="icicle", on_select=_clicked, selection_mode="node")
+
+
+def _clicked() -> None:
+    """Remember which node was clicked; a click beside the boxes chooses the whole tree."""
+    chosen = st.session_state["icicle"]["selection"].get("node", [])
+    st.session_state["node_clicked"] = chosen[0]["path"] if chosen else ""
+
+
+def _branch(node: Node, found: list[tree.Entry]) -> None:
+    inside = tree.under(found, node.path)
+    ready = sum(entry.status == tree.RUNNABLE for entry in inside)
+    depth = node.path.count("/")
+    with st.container(horizontal=True, gap="small"):
+        if depth:
+            st.space(28 * depth)
+        ui.link("taxonomy", f"{ui.plain(node.title)}  ({ready} of {len(inside)})", node=node.path)
+    for child in node.children:
+        _branch(child, found)
+
+
+def _node(node: Node | None) -> None:
+    if node is None:
+        ui.section("The whole tree", "Choose a node in the map to narrow the list below.")
+        return
+    ui.section(ui.plain(node.title))
+    steps = node.path.split("/")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        ui.link("taxonomy", "Whole tree", icon=":material/account_tree:")
+        for count in range(1, len(steps)):
+            above = catalog.load_catalog().taxonomy.node("/".join(steps[:count]))
+            ui.link("taxonomy", ui.plain(above.title), icon=":material/chevron_right:", node=above.path)
+    st.text(node.summary)
+    st.caption(f"Changes the decoder's `{node.module}` · path `{node.path}`")
+
+
+def _list(found: list[tree.Entry]) -> None:
+    left, right = st.columns([2, 3], vertical_alignment="bottom")
+    words = left.text_input("Search", key="q", bind="query-params", placeholder="name, title, author, year")
+    statuses = right.pills("Status", tree.PAPER_STATUSES, selection_mode="multi", key="s", bind="query-params")
+    shown = tree.matching(found, words or "", statuses or [])
+    if not shown:
+        ui.empty("No paper or method here matches. Clear the search or the status.")
+        return
+    _choose(shown)
+    pages = (len(shown) + PAGE_SIZE - 1) // PAGE_SIZE
+    number = 1
+    if pages > 1:
+        number = st.segmented_control("Page", range(1, pages + 1), default=1, required=True, key="list_page") or 1
+    start = (min(number, pages) - 1) * PAGE_SIZE
+    _cards(shown[start : start + PAGE_SIZE])
+
+
+def _choose(shown: list[tree.Entry]) -> None:
+    names = list(dict.fromkeys(e.method.name for e in shown if e.method and e.status == tree.RUNNABLE))
+    if not names:
+        return
+    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    chosen = left.multiselect("Compare", names, key="to_compare", placeholder="choose several methods")
+    with right:
+        if chosen:
+            ui.link("compare", f"Compare {len(chosen)}", icon=":material/stacked_line_chart:", m=",".join(chosen))
+
+
+def _cards(shown: Iterable[tree.Entry]) -> None:
+    columns = st.columns(3)
+    for place, entry in enumerate(shown):
+        with columns[place % 3], st.container(border=True):
+            _card(entry)
+
+
+def _card(entry: tree.Entry) -> None:
+    colour, icon = _BADGES[entry.status]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if entry.method:
+            ui.link("method", f"**{ui.plain(entry.name)}**", id=entry.method.name)
+        else:
+            st.markdown(f"**{ui.plain(entry.name)}**")
+        st.badge(entry.status, color=colour, icon=f":material/{icon}:")
+    if entry.paper:
+        st.text(entry.paper.title)
+        address = ui.web_address(entry.paper.address)
+        source = f"[{'arXiv ' + entry.paper.arxiv if entry.paper.arxiv else 'paper'}]({address})" if address else ""
+        code = f" · [code]({entry.paper.code})" if ui.web_address(entry.paper.code) else ""
+        st.caption(f"{ui.plain(entry.paper.first_author)}, {entry.paper.year} · {source}{code}")
+    elif entry.method:
+        st.text(entry.method.summary)
+    st.caption(ui.plain(entry.node.title))
+
+
+page()

@@ -1,0 +1,217 @@
+"""What pages share: the store and its rows, links, safe text, headers, empty states, charts in the viewer's theme."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import streamlit as st
+
+from longatlas import analysis, catalog
+from longatlas.errors import LongAtlasError
+from longatlas.store import Store
+from longatlas_dashboard import settings
+from longatlas_dashboard.theme import LIGHT, THEMES, Theme
+
+PAGES = Path(__file__).with_name("pages")
+# ASCII punctuation means something in Markdown; a backslash before it makes it a plain character.
+_PUNCTUATION = re.compile(r"([!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~])")
+# What Markdown makes a link of even where it is escaped; an invisible joiner breaks it up.
+_AUTOLINK = re.compile(r"(?i)\b(https?|www|ftp|mailto)(?=[:.])|(?=@)")
+_JOINER = "\u2060"
+
+
+def plain(text: str) -> str:
+    """Text for a Markdown place (titles, labels, captions) in which nothing is markup, link or image."""
+    one_line = " ".join(str(text).split())
+    broken = _AUTOLINK.sub(lambda match: f"{match[0]}{_JOINER}", one_line)
+    return _PUNCTUATION.sub(r"\\\1", broken)
+
+
+def web_address(url: str) -> str:
+    """`url` when it is an http(s) address, else ""."""
+    return url if re.match(r"https?://[^\s<>\"]+$", url) else ""
+
+
+def theme() -> Theme:
+    """The theme the viewer sees."""
+    return THEMES.get(str(st.context.theme.type), LIGHT)
+
+
+def methods_order() -> list[str]:
+    return list(catalog.load_catalog().methods)
+
+
+# The store
+
+
+@st.cache_resource(show_spinner=False)
+def _open(where: str, read_only: bool) -> Store:
+    return Store(where or None, read_only=read_only)
+
+
+def store() -> Store:
+    """The store the launcher named. Raises LongAtlasError when it cannot be opened, or is gone."""
+    given = settings.read()
+    opened = _open(given.store, given.read_only)
+    if opened.is_sqlite and not Path(str(opened.url.database)).exists():
+        _open.clear()
+        opened = _open(given.store, given.read_only)
+    return opened
+
+
+@st.cache_resource(show_spinner=False, max_entries=2)
+def _frame(name: str, last_row: int) -> pd.DataFrame:
+    return store().rows()
+
+
+def rows() -> pd.DataFrame:
+    """All rows of the store; read again only when there are new ones. Not to be changed in place."""
+    here = store()
+    return _frame(here.name, here.last_row_id())
+
+
+@st.cache_resource(show_spinner=False, max_entries=2)
+def _latest(name: str, last_row: int) -> pd.DataFrame:
+    return analysis.latest(rows())
+
+
+def latest() -> pd.DataFrame:
+    """The newest rows of each measurement. Not to be changed in place."""
+    here = store()
+    return _latest(here.name, here.last_row_id())
+
+
+# Pages and links
+
+
+def link(page: str, label: str, *, icon: str | None = None, help: str | None = None, **query: Any) -> None:
+    """A link to a page (its file name without .py) with query parameters."""
+    parameters = {key: str(value) for key, value in query.items() if value not in ("", None)}
+    st.page_link(PAGES / f"{page}.py", label=label, icon=icon, help=help, query_params=parameters or None)
+
+
+def go(page: str, **query: Any) -> None:
+    """Leave for another page."""
+    st.switch_page(PAGES / f"{page}.py", query_params={key: str(value) for key, value in query.items()})
+
+
+def query(name: str) -> str:
+    """A query parameter, "" when it is not in the URL."""
+    return str(st.query_params.get(name, ""))
+
+
+def set_query(**values: Any) -> None:
+    """Write query parameters; empty ones are taken out of the URL."""
+    for name, value in values.items():
+        text = str(value) if value is not None else ""
+        if text and st.query_params.get(name) != text:
+            st.query_params[name] = text
+        elif not text and name in st.query_params:
+            del st.query_params[name]
+
+
+def query_list(name: str) -> list[str]:
+    """A query parameter of the form a,b,c."""
+    return list(dict.fromkeys(part.strip() for part in query(name).split(",") if part.strip()))
+
+
+# Pieces of pages
+
+
+def header(title: str, words: str = "") -> None:
+    st.title(title, anchor=False)
+    if words:
+        st.markdown(words)
+
+
+def section(title: str, words: str = "") -> None:
+    st.subheader(title, anchor=False)
+    if words:
+        st.caption(words)
+
+
+def empty(words: str, *, command: str = "", page: str = "", label: str = "", **query: Any) -> None:
+    """What is missing, and the one command or link that mends it."""
+    with st.container(border=True):
+        st.markdown(words)
+        if page:
+            link(page, label, icon=":material/arrow_forward:", **query)
+        if command:
+            st.code(command, language="bash")
+
+
+def chart(made: alt.LayerChart, *, alt_text: str, key: str, **options: Any) -> Any:
+    """Draw a chart with its text for those who cannot see it."""
+    return st.altair_chart(made, theme=None, width="stretch", alt=alt_text, key=key, **options)
+
+
+def table(frame: pd.DataFrame, *, key: str | None = None, **options: Any) -> Any:
+    return st.dataframe(frame, hide_index=True, width="stretch", key=key, **options)
+
+
+def guarded(page: Callable[[], None]) -> None:
+    """Run a page; what goes wrong is a message with its remedy, never a traceback."""
+    try:
+        page()
+    except LongAtlasError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+    except Exception as error:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if isinstance(error, SQLAlchemyError):
+            text = f"the store cannot be read now: {getattr(error, 'orig', error)}; reload the page in a moment"
+        else:
+            text = f"this page failed: {type(error).__name__}: {error}; the server's log has the details"
+            _log_exception()
+        st.error(plain(text), icon=":material/error:")
+
+
+def _log_exception() -> None:
+    import logging
+
+    logging.getLogger("longatlas_dashboard").exception("a page failed")
+
+
+def setting_choice(frame: pd.DataFrame, *, label: str, key: str) -> pd.Series | None:
+    """Let the reader choose the machine and case whose rows are shown, newest first; None without rows."""
+    found = analysis.conditions(frame)
+    if found.empty:
+        return None
+    places = list(range(len(found)))
+    if len(places) == 1:
+        return found.iloc[0]
+    place = st.selectbox(label, places, format_func=lambda i: setting_text(found.iloc[i]), key=key, bind="query-params")
+    return found.iloc[place]
+
+
+def setting_text(condition: Any) -> str:
+    """A setting in words: machine, device, dtype, threads and case."""
+    import json
+
+    case = json.loads(condition["case_text"])
+    shape = ", ".join(f"{name} {value}" for name, value in case.items() if value != "" and "digest" not in name)
+    threads = int(condition["threads"])
+    words = [str(condition["machine"]), f"{condition['device']} {condition['dtype']}"]
+    return " · ".join([*words, f"{threads} thread{'s' * (threads != 1)}", shape])
+
+
+def names_with_rows(frame: pd.DataFrame) -> list[str]:
+    """Specs that have rows, in the catalog's order."""
+    order = {name: place for place, name in enumerate(methods_order())}
+    specs = sorted(set(frame["method"]))
+    return sorted(specs, key=lambda spec: order.get(re.split(r"[:+]", spec)[0], len(order)))
+
+
+def texts(values: Iterable[str], conjunction: str = ", ") -> str:
+    """Names as inline code, joined."""
+    return conjunction.join(f"`{str(value).replace('`', '')}`" for value in values)
+
+
+def pick(options: Sequence[str], wanted: Iterable[str]) -> list[str]:
+    """Those of `wanted` that are options."""
+    return [name for name in wanted if name in options]

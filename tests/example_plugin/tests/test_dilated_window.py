@@ -1,0 +1,5 @@
+from longatlas.testing import check_method
+
+
+def test_conformance():
+    check_method("dilated_window")
