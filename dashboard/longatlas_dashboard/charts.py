@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,15 +40,11 @@ def scaling(
     failed  rows with method, T, status, reason
     order   names of the catalog's methods, which binds colours
     """
-    methods = _methods(frame, failed)
+    methods = _methods(order, frame, failed)
     lengths = sorted({int(t) for t in [*frame["T"], *failed["T"]] if t > 0})
     x = _length_axis(lengths)
-    label = BYTES_LABEL if unit == "bytes" else NUMBER_LABEL
-    y = alt.Y(
-        "value:Q",
-        scale=alt.Scale(type="log", nice=False, padding=14),
-        axis=alt.Axis(title=title, labelExpr=label, tickCount=6),
-    )
+    spread = pd.concat([frame["value"], frame["low"], frame["high"]]).dropna().astype(float)
+    y = alt.Y(**_value_axis("value", title, unit, spread, padding=14))
     data = _told(frame, unit)
     base = alt.Chart(data).encode(x=x, y=y, **_by_method(methods, theme, order, dash=False))
     lines = alt.Chart(data).mark_line(strokeWidth=2)
@@ -63,7 +60,7 @@ def scaling(
 
 def buckets(frame: pd.DataFrame, *, title: str, theme: Theme, order: Sequence[str]) -> alt.LayerChart:
     """A quality metric against T (position bucket or length), x logarithmic, y from the data."""
-    methods = _methods(frame)
+    methods = _methods(order, frame)
     x = _length_axis(sorted({int(t) for t in frame["T"]}), title="T, tokens: upper end of the position bucket")
     y = alt.Y("value:Q", scale=alt.Scale(zero=False, padding=14), axis=alt.Axis(title=title, tickCount=6))
     data = _told(frame, "")
@@ -94,13 +91,8 @@ def trade_off(
 
     points, frontier  rows with method, cost, quality (and *_low, *_high), as analysis.trade_off gives them
     """
-    methods = _methods(points)
-    label = BYTES_LABEL if unit == "bytes" else NUMBER_LABEL
-    x = alt.X(
-        "cost:Q",
-        scale=alt.Scale(type="log", nice=False, padding=36),
-        axis=alt.Axis(title=cost_title, labelExpr=label, tickCount=5),
-    )
+    methods = _methods(order, points)
+    x = alt.X(**_value_axis("cost", cost_title, unit, points["cost"], padding=36))
     y = alt.Y("quality:Q", scale=alt.Scale(zero=False, padding=24), axis=alt.Axis(title=quality_title, tickCount=6))
     data = points.assign(
         base=points["method"].str.partition(":")[0],
@@ -203,8 +195,37 @@ def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
     return _finish(alt.layer(boxes, glyphs), theme, height=alt.Step(22))
 
 
-def _methods(*frames: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(name for frame in frames for name in frame["method"]))
+def _methods(order: Sequence[str], *frames: pd.DataFrame) -> list[str]:
+    """The specs of the frames: vanilla first, then in the catalog's order."""
+    place = {name: number for number, name in enumerate(order)}
+    found = {name for frame in frames for name in frame["method"]}
+    first = {name: name.partition("+")[0].partition(":")[0] for name in found}
+    return sorted(found, key=lambda s: (s != "vanilla", place.get(first[s], len(place)), s))
+
+
+def ticks(low: float, high: float, unit: str) -> list[float]:
+    """Round values for a logarithmic axis: powers of two for bytes, else 1-2-5; at most eight."""
+    if not 0 < low <= high:
+        return []
+    if unit == "bytes":
+        powers = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
+        values = [float(2**power) for power in powers]
+    else:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        values = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+    inside = [value for value in values if low / 1.3 <= value <= high * 1.3]
+    return inside[:: max(1, math.ceil(len(inside) / 8))]
+
+
+def _value_axis(field: str, title: str, unit: str, values: pd.Series, *, padding: int) -> dict[str, Any]:
+    """Scale and axis of a logarithmic value channel."""
+    label = BYTES_LABEL if unit == "bytes" else NUMBER_LABEL
+    shown = ticks(float(values.min()), float(values.max()), unit) if len(values) else []
+    return {
+        "shorthand": f"{field}:Q",
+        "scale": alt.Scale(type="log", nice=False, padding=padding),
+        "axis": alt.Axis(title=title, labelExpr=label, values=shown) if shown else alt.Axis(title=title),
+    }
 
 
 def _length_axis(lengths: list[int], title: str = "T, tokens") -> alt.X:
@@ -243,12 +264,14 @@ def _failed_marks(failed: pd.DataFrame, methods: list[str], x: alt.X, theme: The
         rows = rows.assign(told=told)
         colour = theme.palette[style_of(name, order).colour]
         top = alt.value(8 + 14 * place)
-        base = alt.Chart(rows[["method", "T", "status", "reason", "told"]])
+        base = alt.Chart(rows[["method", "T", "status", "reason", "told"]]).encode(x=x, y=top)
         layers += [
-            base.mark_point(shape="cross", angle=45, size=60, filled=True, color=colour, opacity=1).encode(
-                x=x, y=top, tooltip=_tooltips("method", "T", "status", "reason"), description="told:N"
+            base.mark_text(fontSize=14, fontWeight="bold", color=colour).encode(
+                text=alt.value("✕"),
+                tooltip=_tooltips("method", "T", "status", "reason"),
+                description="told:N",
             ),
-            base.mark_text(align="left", dx=8, fontSize=11, color=theme.text).encode(x=x, y=top, text="status:N"),
+            base.mark_text(align="right", dx=-9, fontSize=11, color=theme.text).encode(text="status:N"),
         ]
     return layers
 

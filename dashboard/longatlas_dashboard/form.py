@@ -20,7 +20,7 @@ _PREFIX = "run_"
 
 
 class Form:
-    """Draws fields, collects their values by the plan's keys, and shows an error at the field it belongs to."""
+    """Draws fields, collects their values by the plan's keys, and shows an error at its field."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}

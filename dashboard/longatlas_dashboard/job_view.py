@@ -33,7 +33,7 @@ def words(job: jobs.Job) -> str:
     return f"{count} · {methods_text(job.plan)} · {age_text(job.created)}"
 
 
-def methods_text(plan: Plan, most: int = 3) -> str:
+def methods_text(plan: Plan, most: int = 2) -> str:
     names = ", ".join(plan.methods[:most])
     more = len(plan.methods) - most
     return f"{names} and {more} more" if more > 0 else names
@@ -52,7 +52,7 @@ def left_text(job: jobs.Job) -> str:
 
 
 def grid(store: Store, job: jobs.Job) -> pd.DataFrame:
-    """One line per cell of the plan for charts.cell_grid. Raises LongAtlasError when the plan cannot be expanded."""
+    """One line per cell of the plan for charts.cell_grid. Raises LongAtlasError for a plan that cannot be run."""
     wanted = cells.expand(job.plan)
     done = store.finished(cell.key for cell in wanted)
     running = job.current if job.status == jobs.RUNNING else ""

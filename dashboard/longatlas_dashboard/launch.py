@@ -51,5 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--host", action="append", default=[], help="a host name to accept besides localhost")
     given = parser.parse_args(arguments)
+    # Not flags: a Streamlit that does not know these yet would refuse them.
+    os.environ |= {"STREAMLIT_THEME_PADDING_TOP": "1.5rem", "STREAMLIT_THEME_PADDING_BOTTOM": "4rem"}
     argv = command(given.port, given.address, (*LOCAL_HOSTS, *given.host))
     os.execv(argv[0], argv)

@@ -8,7 +8,7 @@ import math
 STATUSES = {
     "ok": ("✓", "measured"),
     "running": ("▶", "being measured"),
-    "waiting": ("·", "not yet measured"),
+    "waiting": ("–", "not yet measured"),
     "oom": ("M", "out of memory"),
     "timeout": ("T", "out of time"),
     "crash": ("C", "crashed"),

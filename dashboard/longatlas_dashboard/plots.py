@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -39,49 +38,67 @@ VIEWS = (
 BY_KEY = {view.key: view for view in VIEWS}
 
 
-def against_length(rows: pd.DataFrame, view: View, *, key: str) -> bool:
-    """Draw a view of rows of one setting; False when there is nothing to draw."""
+def against_length(rows: pd.DataFrame, view: View, *, key: str) -> None:
+    """Draw a view of rows of one setting."""
     values = analysis.measured(rows, view.metric, view.phase)
     failed = analysis.failures(rows, view.measure, view.phase)
-    if values.empty and failed.empty:
-        return False
-    values, failed = _at_most(values, failed)
-    title = f"{view.title}, {'log scale' if view.unit == 'bytes' else f'{view.unit}, log scale'}"
-    made = charts.scaling(values, failed, title=title, unit=view.unit, theme=ui.theme(), order=ui.methods_order())
     st.markdown(f"**{view.title}**")
+    values, failed = _at_most(values, failed)
+    made = charts.scaling(
+        values,
+        failed,
+        title="log scale" if view.unit == "bytes" else f"{view.unit}, log scale",
+        unit=view.unit,
+        theme=ui.theme(),
+        order=ui.methods_order(),
+    )
     ui.chart(made, alt_text=_alt(view, values, failed), key=key)
-    return True
 
 
-def growth_table(rows: pd.DataFrame, views: Sequence[View]) -> pd.DataFrame:
-    """Claimed and fitted growth side by side, one line per method and view."""
-    lines = []
-    for view in views:
-        fitted = analysis.exponents(analysis.measured(rows, view.metric, view.phase))
-        for fit in fitted.itertuples():
-            lines.append(
-                {
-                    "method": fit.method,
-                    "what": view.title,
-                    "fitted": marks.exponent_text(fit.exponent, fit.low, fit.high),
-                    "claimed": claimed(fit.method, view),
-                    "lengths": fit.n,
-                }
-            )
-    return pd.DataFrame(lines, columns=["method", "what", "fitted", "claimed", "lengths"])
+def all_views(rows: pd.DataFrame, *, key: str) -> None:
+    """Every view that has rows, two beside each other."""
+    drawn = [view for view in VIEWS if _has(rows, view)]
+    for first in range(0, len(drawn), 2):
+        for column, view in zip(st.columns(2, gap="large"), drawn[first : first + 2], strict=False):
+            with column:
+                against_length(rows, view, key=f"{key}_{view.key}")
 
 
-def claimed(spec: str, view: View) -> str:
-    """What the cards claim for a view; "" where they claim nothing (peak memory, decode)."""
-    try:
-        methods = [part.method for part in parse_spec(spec).parts]
-    except LongAtlasError:
-        return ""
-    if view.metric == "state_bytes":
-        return " + ".join(method.cost.state for method in methods)
-    if view.phase in ("prefill", "train") and view.measure == "speed":
-        return " + ".join(method.cost.time for method in methods)
-    return ""
+def _has(rows: pd.DataFrame, view: View) -> bool:
+    failed = analysis.failures(rows, view.measure, view.phase)
+    return not (analysis.measured(rows, view.metric, view.phase).empty and failed.empty)
+
+
+def growth_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Fitted growth of each view beside what the card claims, one line per method."""
+    lines: dict[str, dict[str, str]] = {}
+    for view in VIEWS:
+        for fit in analysis.exponents(analysis.measured(rows, view.metric, view.phase)).itertuples():
+            line = lines.setdefault(fit.method, claims(fit.method))
+            line[view.title] = marks.exponent_text(fit.exponent, fit.low, fit.high)
+    return pd.DataFrame(list(lines.values())).fillna("")
+
+
+def claims(spec: str) -> dict[str, str]:
+    """What the cards claim: growth of the time of a prefill, and of the state."""
+    costs = [part.method.cost for part in parse_spec(spec).parts] if known(spec) else []
+    return {
+        "method": spec,
+        "time claimed": " + ".join(cost.time for cost in costs),
+        "state claimed": " + ".join(cost.state for cost in costs),
+    }
+
+
+def crossover_table(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """From which T each method stays below the baseline and by how much, one line per method."""
+    lines: dict[str, dict[str, str]] = {}
+    for view in VIEWS:
+        timed = analysis.measured(rows, view.metric, view.phase)
+        for found in analysis.crossovers(timed, baseline).itertuples():
+            start = "never" if pd.isna(found.from_T) else f"from {marks.length_text(found.from_T)}"
+            line = lines.setdefault(found.method, {"method": found.method})
+            line[view.title] = f"{start} (×{found.ratio:.2f} at {marks.length_text(found.longest_T)})"
+    return pd.DataFrame(list(lines.values())).fillna("")
 
 
 def failure_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What the launcher tells the app, through the environment: a command line would show tokens to every user."""
+"""What the launcher tells the app, through the environment: a command line would show the token to all."""
 
 from __future__ import annotations
 

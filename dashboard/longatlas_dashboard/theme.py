@@ -10,11 +10,12 @@ from typing import Any
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (12, 4), (4, 1))
 FONT = "Source Sans, sans-serif"
+HEADINGS = ("2rem", "1.5rem", "1.25rem", "1.1rem", "1rem", "1rem")
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one theme. The palette has at least 3:1 contrast to the background and is safe for the colour-blind."""
+    """Colours of one theme; the palette has at least 3:1 contrast to the background, safe for the colour-blind."""
 
     name: str
     background: str
@@ -112,8 +113,9 @@ def chart_config(theme: Theme) -> dict[str, Any]:
 
 
 def streamlit_options() -> dict[str, str]:
-    """Streamlit's theme options: option name -> value, for both themes."""
-    found = {}
+    """Streamlit's theme options: option name -> value; what follows a # numbers the values of a list."""
+    found = {"theme.metricValueFontSize": "1.6rem"}
+    found |= {f"theme.headingFontSizes#{place}": size for place, size in enumerate(HEADINGS)}
     for theme in (LIGHT, DARK):
         values = {
             "primaryColor": theme.primary,

@@ -17,7 +17,7 @@ PAPER_STATUSES = (RUNNABLE, NOT_HERE, DESCRIBED)
 
 @dataclass(frozen=True)
 class Entry:
-    """A paper of a node, or a method that stands for none of its papers; `method` is None when only described."""
+    """A paper of a node, or a method that stands for none of its papers; no method: only described."""
 
     node: Node
     paper: Paper | None

@@ -1,4 +1,4 @@
-"""What pages share: the store and its rows, links, safe text, headers, empty states, charts in the viewer's theme."""
+"""What pages share: the store and its rows, links, safe text, headers, empty states, charts."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ FAMILIES = (
     "context_processing",
     "misc",
 )
+_ID = re.compile(r"[a-z][a-z0-9_]*")
+_ARXIV = re.compile(r"\d{4}\.\d{4,5}(v\d+)?|[a-z-]+(\.[A-Z]{2})?/\d{7}")
 MODULES = (*SLOTS, "decoder")
 
 
@@ -211,6 +214,9 @@ def _node(entry: yamlfile.Entry, name: str, path: str, module: str) -> Node:
         children = [_node(below.entry(key), key, f"{path}/{key}", module) for key in below.names]
         if not children:
             raise entry.key_error("children", "is empty; expected at least one node")
+    for child in children:
+        if not _ID.fullmatch(child.id):
+            raise entry.key_error("children", f"has the id '{child.id}'; ids are of small letters, digits and '_'")
     papers = [_paper(paper) for paper in entry.entries("papers")]
     names = [paper.name for paper in papers]
     for name_ in names:
@@ -234,6 +240,10 @@ def _paper(entry: yamlfile.Entry) -> Paper:
     entry.finish()
     if not (paper.arxiv or paper.url):
         raise entry.error(f"('{paper.name}') has neither 'arxiv' nor 'url'; expected one of them")
+    if paper.arxiv and not _ARXIV.fullmatch(paper.arxiv):
+        raise entry.key_error("arxiv", f"is '{paper.arxiv}'; expected an id such as \"2311.12351\"")
+    if not 1900 <= paper.year < 2100:
+        raise entry.key_error("year", f"is {paper.year}; expected a year from 1900 to 2099")
     for key in ("url", "code"):
         value = getattr(paper, key)
         if value and not value.startswith(("https://", "http://")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class Entry:
         self._values: dict[str, yaml.Node] = {}
         self._keys: dict[str, yaml.Node] = {}
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self.error("has a list or a mapping as a key; keys are text", key)
             if key.value in self._values:
                 raise self.error(f"has the key '{key.value}' twice", key)
             self._values[key.value] = value
@@ -58,7 +61,10 @@ class Entry:
         node = self._take(key, default is ...)
         if node is None:
             return default
-        value = _construct(node)
+        try:
+            value = _construct(node)
+        except (yaml.YAMLError, ValueError) as error:
+            raise self.key_error(key, f"cannot be read: {str(error).splitlines()[0]}") from None
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if type(value) not in kinds:
             words = " or ".join(k.__name__ for k in kinds)
@@ -94,7 +100,9 @@ class Entry:
     def _take(self, key: str, required: bool) -> yaml.Node | None:
         self._taken.add(key)
         if key not in self._values and required:
-            raise self.error(f"lacks the key '{key}'; expected it here")
+            near = difflib.get_close_matches(key, self._values, n=1, cutoff=0.7)
+            hint = f" instead of '{near[0]}'" if near else ""
+            raise self.error(f"lacks the key '{key}'; expected it here{hint}")
         return self._values.get(key)
 
     def _name(self, key: str) -> str:
@@ -123,7 +131,21 @@ def parse(text: str, file: str) -> Entry:
         raise LongAtlasError(f"{file}{line}: not valid YAML: {problem}") from None
     if node is None:
         raise LongAtlasError(f"{file}, line 1: the file is empty; expected a mapping (key: value)")
+    _check_ends(node, file, set(), set())
     return Entry(node, file)
+
+
+def _check_ends(node: yaml.Node, file: str, above: set[int], done: set[int]) -> None:
+    """Refuse an alias to something that it is a part of."""
+    if id(node) in done or isinstance(node, yaml.ScalarNode):
+        return
+    if id(node) in above:
+        line = node.start_mark.line + 1
+        raise LongAtlasError(f"{file}, line {line}: contains itself by an alias (*name); write it out instead")
+    parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    for part in parts:
+        _check_ends(part, file, above | {id(node)}, done)
+    done.add(id(node))
 
 
 def _construct(node: yaml.Node) -> Any:

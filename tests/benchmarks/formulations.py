@@ -21,11 +21,11 @@ def einsum_and_shift_attention(
     """
     q, k, v = (x.transpose(0, 1) for x in (q, k, v))  # [L, B, H, D]
     queries, keys = q.shape[0], k.shape[0]
-    content = torch.einsum("ibnd,jbnd->ijbn", q + content_bias, k)
-    position = torch.einsum("ibnd,jnd->ijbn", q + position_bias, rel_k[:keys].flip(0))
+    content = torch.einsum("lbhd,kbhd->lkbh", q + content_bias, k)
+    position = torch.einsum("lbhd,khd->lkbh", q + position_bias, rel_k[:keys].flip(0))
     column = position.new_zeros(queries, 1, *position.shape[2:])
     shifted = torch.cat([column, position], 1).view(keys + 1, queries, *position.shape[2:])[1:]
-    scores = (content + shifted.view_as(position)) * q.shape[-1] ** -0.5
+    scores = (content + shifted.view_as(position)).mul_(q.shape[-1] ** -0.5)
     later = torch.ones(queries, keys, dtype=torch.bool, device=q.device).triu(1 + keys - queries)
-    weights = torch.softmax(scores.masked_fill(later[:, :, None, None], -1e30), 1)
-    return torch.einsum("ijbn,jbnd->ibnd", weights, v).transpose(0, 1)
+    weights = torch.softmax(scores.masked_fill(later[:, :, None, None], float("-inf")), 1)
+    return torch.einsum("lkbh,kbhd->lbhd", weights, v).transpose(0, 1)

@@ -338,7 +338,7 @@ def test_same_length_counts_the_query_itself():
 
 def test_same_length_without_memory_is_refused():
     """A fault elsewhere: NaN."""
-    with pytest.raises(LongAtlasError, match="same_length.*mem_len 0"):
+    with pytest.raises(LongAtlasError, match=r"same_length.*mem_len 0"):
         Decoder(CONFIG, "transformer_xl:mem_len=0:same_length=true")
 
 

@@ -17,6 +17,11 @@ COSTS = {
     "state": plots.BY_KEY["state"],
 }
 BASELINE = "vanilla"
+TASKS = {"language_model": "Bits per byte by position", "mqar": "MQAR", "passkey": "Passkey"}
+AXES = {
+    "bits_per_byte": "bits per byte, lower is better",
+    "accuracy": "accuracy, higher is better",
+}
 
 
 def page() -> None:
@@ -31,38 +36,22 @@ def page() -> None:
         return
     chosen = rows[rows["method"].isin(methods)]
     _missing(methods, chosen)
-    tabs = st.tabs(["Scaling", "Quality", "Trade-off", "Cards", "Failures", "Table"])
-    shaped = chosen[chosen["measure"].isin(analysis.SHAPED)]
-    quality = chosen[chosen["measure"] == "quality"]
-    with st.sidebar:
-        setting = ui.setting_choice(shaped, label="Speed and memory on", key="on")
-        tasks = ui.setting_choice(quality, label="Quality on", key="quality_on")
-    if setting is not None:
-        shaped = analysis.under(shaped, setting)
-    if tasks is not None:
-        quality = _same_machine(quality, tasks)
-    with tabs[0]:
-        _scaling(shaped, setting)
-    with tabs[1]:
-        _quality(quality, tasks)
-    with tabs[2]:
-        _trade_off(shaped, quality)
-    with tabs[3]:
+    scaling, quality, trade, cards, failures, table = st.tabs(
+        ["Scaling", "Quality", "Trade-off", "Cards", "Failures", "Table"]
+    )
+    with scaling:
+        shaped = _scaling(chosen[chosen["measure"].isin(analysis.SHAPED)])
+    with quality:
+        scored = _quality(chosen[chosen["measure"] == "quality"])
+    shown = pd.concat([shaped, scored])
+    with trade:
+        _trade_off(shaped, scored)
+    with cards:
         _cards(methods)
-    with tabs[4]:
-        _failures(pd.concat([shaped, quality]))
-    with tabs[5]:
-        ui.table(plots.values_table(pd.concat([shaped, quality])), height=480)
-
-
-def _same_machine(quality: pd.DataFrame, setting: pd.Series) -> pd.DataFrame:
-    """Quality rows of the chosen setting, and of other tasks under the same conditions."""
-    same = quality
-    for name in analysis.CONDITIONS:
-        same = same[same[name] == setting[name]]
-    tasks = set(same.loc[same["case_text"] == setting["case_text"], "phase"])
-    others = same[~same["phase"].isin(tasks)]
-    return pd.concat([same[same["case_text"] == setting["case_text"]], others]).reset_index(drop=True)
+    with failures:
+        _failures(shown)
+    with table:
+        ui.table(plots.values_table(shown), height=480)
 
 
 def _choose(rows: pd.DataFrame) -> list[str]:
@@ -96,64 +85,52 @@ def _missing(methods: list[str], rows: pd.DataFrame) -> None:
         ui.link("run", "Run them", icon=":material/play_circle:", m=",".join(missing))
 
 
-def _scaling(rows: pd.DataFrame, setting: pd.Series | None) -> None:
+def _scaling(rows: pd.DataFrame) -> pd.DataFrame:
+    """Draw time and memory against T; returns the rows of the chosen setting."""
+    setting = ui.setting_choice(rows, label="Measured on", key="on")
     if setting is None:
         ui.empty("No time or memory has been measured for these methods.", command="longatlas demo")
-        return
+        return rows
+    chosen = analysis.under(rows, setting)
     st.caption(
         ui.plain(ui.setting_text(setting))
         + ". Medians with 95% intervals; a cross at the top edge is a cell that failed."
     )
-    columns = st.columns(2, gap="large")
-    drawn = 0
-    for view in plots.VIEWS:
-        with columns[drawn % 2]:
-            drawn += plots.against_length(rows, view, key=f"compare_{view.key}")
+    plots.all_views(chosen, key="compare")
     ui.section("Growth with T", "Slope of the log-log line with its 95% interval, beside what the cards claim.")
-    ui.table(plots.growth_table(rows, plots.VIEWS))
-    _crossovers(rows)
+    ui.table(plots.growth_table(chosen))
+    against = plots.crossover_table(chosen, BASELINE)
+    if not against.empty:
+        ui.section(f"Less than {BASELINE}", "From which T on, and how many times its value at the longest shared T.")
+        ui.table(against)
+    return chosen
 
 
-def _crossovers(rows: pd.DataFrame) -> None:
-    timed = [analysis.measured(rows, view.metric, view.phase) for view in plots.VIEWS]
-    crossed = analysis.crossovers(pd.concat(timed), BASELINE)
-    if crossed.empty:
-        return
-    ui.section(f"Against {BASELINE}", "From which T on it stays below, and the ratio at the longest shared T.")
-    titles = {(view.phase, view.metric): view.title for view in plots.VIEWS}
-    lines = [
-        {
-            "method": row.method,
-            "what": titles.get((row.phase, row.metric), row.metric),
-            "below from T": "not measured" if pd.isna(row.from_T) else marks.length_text(row.from_T),
-            "ratio": round(row.ratio, 3),
-            "at T": marks.length_text(row.longest_T),
-        }
-        for row in crossed.itertuples()
-    ]
-    ui.table(pd.DataFrame(lines).replace("not measured", "nowhere measured"))
-
-
-def _quality(rows: pd.DataFrame, setting: pd.Series | None) -> None:
-    if setting is None:
+def _quality(rows: pd.DataFrame) -> pd.DataFrame:
+    """Draw each task; returns the rows of the chosen settings."""
+    shown = []
+    for task, part in rows.groupby("phase", sort=False):
+        st.markdown(f"**{ui.plain(TASKS.get(task, task))}**")
+        setting = ui.setting_choice(part, label="Measured on", key=f"on_{task}")
+        chosen = analysis.under(part, setting)
+        shown.append(chosen)
+        st.caption(ui.plain(ui.setting_text(setting)))
+        for metric in dict.fromkeys(chosen.loc[chosen["metric"] != "", "metric"]):
+            _metric(chosen, task, metric)
+    if not shown:
         ui.empty("No quality has been measured for these methods.", command="longatlas demo")
+    return pd.concat(shown) if shown else rows
+
+
+def _metric(rows: pd.DataFrame, task: str, metric: str) -> None:
+    values = analysis.measured(rows, metric, task)
+    if values.empty:
         return
-    st.caption(ui.plain(ui.setting_text(setting)))
-    told = {
-        "bits_per_byte": ("Bits per byte by position", "bits per byte, lower is better"),
-        "accuracy": ("Accuracy", "accuracy, higher is better"),
-    }
-    for (phase, metric), part in rows[rows["metric"] != ""].groupby(["phase", "metric"], sort=False):
-        values = analysis.measured(part, metric, phase)
-        title, axis = told.get(metric, (metric, metric))
-        if phase not in ("language_model",):
-            title = f"{phase}: {title.lower()}"
-        st.markdown(f"**{ui.plain(title)}**")
-        if values.empty:
-            continue
-        made = charts.buckets(values, title=axis, theme=ui.theme(), order=ui.methods_order())
-        about = f"{title}: {', '.join(dict.fromkeys(values['method']))}. The numbers are in the tab Table."
-        ui.chart(made, alt_text=about, key=f"quality_{phase}_{metric}")
+    axis = AXES.get(metric, metric)
+    made = charts.buckets(values, title=axis, theme=ui.theme(), order=ui.methods_order())
+    names = ", ".join(dict.fromkeys(values["method"]))
+    about = f"{axis} against T in the task {task}: {names}. The numbers are in the tab Table."
+    ui.chart(made, alt_text=about, key=f"quality_{task}_{metric}")
 
 
 def _trade_off(shaped: pd.DataFrame, quality: pd.DataFrame) -> None:
@@ -205,7 +182,7 @@ def _cards(methods: list[str]) -> None:
     st.caption("One column per method. The column `differs` marks the facts in which they are not alike.")
     ui.table(frame, row_height=60)
     with st.container(horizontal=True):
-        for spec, combination in cards:
+        for _, combination in cards:
             for part in combination.parts:
                 ui.link("method", ui.plain(part.method.title), icon=":material/article:", id=part.method.name)
 

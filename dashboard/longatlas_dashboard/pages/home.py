@@ -81,8 +81,7 @@ def _machine() -> None:
         f"Python {facts['python']}, torch {facts['torch']}, longatlas {facts['longatlas']}",
         f"Store: {ui.store().name}",
     )
-    for line in lines:
-        st.text(line)
+    st.text("\n".join(lines))
 
 
 def _broken_plugins() -> None:

@@ -1,4 +1,4 @@
-"""Jobs: the queue, and one job with its grid of cells, time left, log and a way to cancel it, from any session."""
+"""Jobs: the queue, and one job with its grid of cells, time left, log and cancel, from any session."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _job(store: Store, job: jobs.Job) -> None:
         st.error(ui.plain(job.error), icon=":material/error:")
     share = job.done / job.total if job.total else float(job.status == jobs.DONE)
     now = f"measuring {job.current}" if job.current else job.status
-    words = [f"{job.done} of {job.total} cells", now, job_view.left_text(job)]
+    words = [f"{job.done} of {job.total} cells" if job.total else "", now, job_view.left_text(job)]
     st.progress(min(share, 1.0), ui.plain(" · ".join(word for word in words if word)))
     if job.status == jobs.QUEUED:
         st.caption("It waits for the jobs before it; one runs at a time, so that timings do not disturb each other.")

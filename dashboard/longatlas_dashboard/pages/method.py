@@ -27,10 +27,10 @@ def page() -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         _idea(method)
-        _options(method)
     with right:
         _cost(method)
         _paper(atlas, method)
+    _options(method)
     _measured(method)
     _source(method)
 
@@ -114,8 +114,8 @@ def _options(method: Method) -> None:
             "option": option.name,
             "default": str(option.default),
             "unit": option.unit,
-            "rule": option.rule(),
             "meaning": option.help,
+            "rule": option.rule().removeprefix("it must be "),
         }
         for option in method.options
     ]
@@ -164,12 +164,8 @@ def _measured(method: Method) -> None:
         return
     st.caption(ui.plain(ui.setting_text(setting)))
     chosen = analysis.under(shaped, setting)
-    columns = st.columns(2, gap="large")
-    drawn = 0
-    for view in plots.VIEWS:
-        with columns[drawn % 2]:
-            drawn += plots.against_length(chosen, view, key=f"method_{view.key}")
-    ui.table(plots.growth_table(chosen, plots.VIEWS))
+    plots.all_views(chosen, key="method")
+    ui.table(plots.growth_table(chosen))
 
 
 def _source(method: Method) -> None:
@@ -178,7 +174,7 @@ def _source(method: Method) -> None:
     if not files:
         st.caption("Its builders come from no file.")
         return
-    for tab, text in zip(st.tabs(list(files)), files.values(), strict=True):
+    for tab, text in zip(st.tabs([ui.plain(name) for name in files]), files.values(), strict=True):
         tab.code(text, language="python", line_numbers=True, height=420)
 
 

@@ -9,37 +9,40 @@ from longatlas_dashboard import marks, ui
 
 SECTIONS = {
     "Cells": """
-A plan is taken apart into cells: one method with its options, one measure, one phase or task, one T. A cell's key is a
-hash of all that, of the method's source files, of the measuring code, and of the versions and the machine. A finished
-cell is never measured again unless one of these changes; a change in a kernel measures that method anew.
+A plan is taken apart into cells: one method with its options, one measure, one phase or task, one T. A
+cell's key is a hash of all that, of the method's source files, of the measuring code, and of the versions
+and the machine. A finished cell is never measured again unless one of these changes; a change in a kernel
+measures that method anew.
 
-Cells run in a worker process, one at a time on a device, so that two timings never disturb each other. Short lengths
-come first and methods take turns, so that a machine that drifts hurts all alike.
+Cells run in a worker process, one at a time on a device, so that two timings never disturb each other.
+Short lengths come first and methods take turns, so that a machine that drifts hurts all alike.
 """,
     "Speed": """
-`train` is a forward and a backward pass, `prefill` one forward pass over T tokens, `decode` one token with a state
-of length T. Each is warmed up and then repeated until the 95% interval of the median is narrow or the plan's `budget`
-of seconds is spent. The value is the median; the bars and the columns `low` and `high` are its 95% interval.
-On a CPU this is the host's clock, with the number of threads recorded in every row.
+`train` is a forward and a backward pass, `prefill` one forward pass over T tokens, `decode` one token with
+a state of length T. Each is warmed up and then repeated until the 95% interval of the median is narrow or
+the plan's `budget` of seconds is spent. The value is the median; the bars and the columns `low` and `high`
+are its 95% interval. On a CPU this is the host's clock, with the number of threads recorded in every row.
 
-The exponent beside a method is the slope of log(time) against log(T), by least squares over the lengths measured,
-with its 95% interval. Short lengths, where fixed costs rule, pull it down: read it beside the claimed one.
+The exponent beside a method is the slope of log(time) against log(T), by least squares over the lengths
+measured, with its 95% interval. Short lengths, where fixed costs rule, pull it down: read it beside the
+claimed one.
 """,
     "Memory": """
-Taken in a pass of its own, never while timing. `peak_bytes` is the most memory held by live tensors during the phase.
-`state_bytes` is what is carried to the next call after a prefill of T tokens, found by walking the state's tensors:
-measured, never declared.
+Taken in a pass of its own, never while timing. `peak_bytes` is the most memory held by live tensors during
+the phase. `state_bytes` is what is carried to the next call after a prefill of T tokens, found by walking
+the state's tensors: measured, never declared.
 """,
     "Quality": """
-Every method is trained in the same small decoder with the same budget. `bits_per_byte` is that of a byte-level
-language model on held-out text, by position bucket: the T of a row is the upper end of its bucket, at 1, 2, 4 and 8
-times the training length. Lower is better. Methods that need no training (`retrofit`) are put into the decoder that
-was trained without them. MQAR and passkey report accuracy between 0 and 1.
+Every method is trained in the same small decoder with the same budget. `bits_per_byte` is that of a byte-
+level language model on held-out text, by position bucket: the T of a row is the upper end of its bucket, at
+1, 2, 4 and 8 times the training length. Lower is better. Methods that need no training (`retrofit`) are put
+into the decoder that was trained without them. MQAR and passkey report accuracy between 0 and 1.
 """,
     "What is never done": """
-No time is reported for an implementation whose check against its reference failed: its row says `incorrect`.
-A cell that fails is a row with its status and reason, a cross at the top edge of the plots, and a line in the table of
-failures. Rows of different machines, devices, dtypes, threads or cases are never drawn into one plot.
+No time is reported for an implementation whose check against its reference failed: its row says
+`incorrect`. A cell that fails is a row with its status and reason, a cross at the top edge of the plots,
+and a line in the table of failures. Rows of different machines, devices, dtypes, threads or cases are never
+drawn into one plot.
 """,
 }
 

@@ -1,4 +1,4 @@
-"""Run: a form that makes a plan, checked while it is filled in; the same plan as a command and as YAML; submit."""
+"""Run: a form that makes a plan, checked as it is filled in; the same plan as command and YAML; submit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taxonomy: the survey's tree as an icicle and as text; papers with their status; from here to a method or to Compare."""
+"""Taxonomy: the survey's tree as an icicle and as text; papers with status; the way to Method and Compare."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ _BADGES = {
 def page() -> None:
     atlas = catalog.load_catalog()
     found = tree.entries(atlas)
-    papers = sum(entry.paper is not None for entry in found)
+    listed = [entry.paper for entry in found if entry.paper]
+    added = sum(paper.added for paper in listed)
     ui.header(
         "Taxonomy",
-        f"{len(atlas.taxonomy.leaves)} leaves, {papers} papers of the survey "
-        f"[arXiv {atlas.taxonomy.arxiv}]({atlas.taxonomy.url}). Numbers count what runs here.",
+        f"{len(atlas.taxonomy.leaves)} leaves, {len(listed) - added} papers of the survey "
+        f"[arXiv {atlas.taxonomy.arxiv}]({atlas.taxonomy.url}) and {added} more. "
+        "Numbers count what runs here.",
     )
     if "node_clicked" in st.session_state:
         ui.set_query(node=st.session_state.pop("node_clicked"))

@@ -67,7 +67,8 @@ METHOD = Method(
     cost=Cost(time="T*(M+N)", state="M+N"),
     impls=("torch", "reference"),
     deviations=(
-        "Norms come first, so the stored hidden states are the normed inputs of the layer. "
+        "Norms come first, so the stored hidden states are the normed inputs of the layer, and no gradient "
+        "reaches the norm through them. "
         "Each layer has biases u and v of its own. "
         "The memory starts empty and grows; it holds no zeros that act as keys. "
         "With same_length a query sees mem_len keys, itself included. "

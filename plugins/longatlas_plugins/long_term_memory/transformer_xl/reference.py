@@ -27,9 +27,10 @@ def relative_attention(
         return q.new_zeros(*q.shape[:3], v.shape[3]).to(out_dtype)
     places = torch.arange(keys, device=q.device)
     distance = places[keys - queries :, None] - places  # [L, K]
-    row = distance.clamp(0, rel_k.shape[0] - 1 if clamp_len is None else min(clamp_len, rel_k.shape[0] - 1))
+    last = min(x for x in (keys - 1, window and window - 1, clamp_len) if x is not None)
+    row = distance.clamp(0, last)
     content = torch.einsum("blhd,bkhd->bhlk", q + content_bias, k)  # terms (a) and (c)
-    by_row = torch.einsum("blhd,rhd->bhlr", q + position_bias, rel_k)
+    by_row = torch.einsum("blhd,rhd->bhlr", q + position_bias, rel_k[: last + 1])
     position = by_row.gather(3, row.expand(*by_row.shape[:2], -1, -1))  # terms (b) and (d)
     seen = distance >= 0
     if window is not None:

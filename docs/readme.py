@@ -1,0 +1,74 @@
+"""Writes the generated parts of README.md: the table of methods, the example plugin, the measured ratios.
+
+python docs/readme.py          rewrites them
+python docs/readme.py --check  fails when they are out of date
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from longatlas.catalog import load_catalog
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+EXAMPLE = ROOT / "tests" / "example_plugin" / "dilated_window" / "__init__.py"
+RATIOS = ROOT / "docs" / "results" / "cpu-2-cores" / "targets.json"
+
+
+def methods() -> str:
+    """A line per built-in method, in the taxonomy's order."""
+    catalog = load_catalog()
+    built_in = {m.name for p in catalog.plugins if p.distribution == "longatlas" for m in p.methods}
+    lines = ["| method | family | fills | time | state | training |", "| --- | --- | --- | --- | --- | --- |"]
+    for method in catalog.select():
+        if method.name in built_in:
+            slots = ", ".join(method.fills)
+            lines.append(
+                f"| `{method.name}` | {method.family} | {slots} | {method.cost.time} | {method.cost.state} "
+                f"| {method.training} |"
+            )
+    return "\n".join(lines)
+
+
+def plugin() -> str:
+    """The example plugin's code, as it is installed and run by a test."""
+    return f"```python\n{EXAMPLE.read_text().strip()}\n```"
+
+
+def ratios() -> str:
+    """The ratios of the stored benchmark run."""
+    stored = json.loads(RATIOS.read_text())
+    lines = ["| ratio | measured | to reach |", "| --- | --- | --- |"]
+    for bench in stored["benchmarks"]:
+        info = bench["extra_info"]
+        lines.append(f"| {bench['name']} | {info['ratio']:.2f}x | {info['target']:g}x |")
+    return "\n".join(lines)
+
+
+def filled(text: str) -> str:
+    """README text with every generated part made anew."""
+    for part in (methods, plugin, ratios):
+        name = part.__name__
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md lacks the marks of the generated part '{name}'")
+        made = part()
+        text = pattern.sub(lambda found, made=made: found[1] + made + found[2], text)
+    return text
+
+
+def main() -> None:
+    text = README.read_text()
+    if "--check" in sys.argv:
+        if filled(text) != text:
+            raise SystemExit("README.md is out of date; run `python docs/readme.py`")
+    else:
+        README.write_text(filled(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Cards refuse what breaks their rules, and say what is allowed."""
+
+import pytest
+
+from longatlas import Cost, LongAtlasError, Method, Option, Task, UnknownNameError
+
+
+def card(**changes):
+    facts = {"name": "some_name", "title": "T", "family": "misc/objectives", "summary": "One.", "fills": {}}
+    return Method(**{**facts, **changes})
+
+
+WINDOW = Option("window", 8, "keys", unit="tokens", min=1, max=64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "SomeName"}, "'SomeName' is not snake_case"),
+        ({"name": "1st"}, "'1st' is not snake_case"),
+        ({"fills": {"memroy": print}}, "unknown slot in method 'some_name': 'memroy'; did you mean 'memory'"),
+        ({"fills": {"memory": 3}}, "which cannot be called"),
+        ({"summary": " "}, "empty summary"),
+        ({"training": "maybe"}, "must be 'train' or 'retrofit'"),
+        ({"impls": ()}, "names no impl"),
+        ({"options": (WINDOW, WINDOW)}, "has the option 'window' twice"),
+    ],
+)
+def test_a_broken_card_is_refused(changes, words):
+    with pytest.raises(LongAtlasError) as error:
+        card(**changes)
+    assert words in str(error.value)
+
+
+def test_a_task_needs_a_snake_case_name():
+    with pytest.raises(LongAtlasError, match="task name 'A B' is not snake_case"):
+        Task(name="A B", title="", summary="", run=print, presets={})
+
+
+@pytest.mark.parametrize("value", [0, 65, "0", "65", "many", "1.5", 1.5, True, None])
+def test_an_option_out_of_bounds_names_itself_and_its_rule(value):
+    with pytest.raises(LongAtlasError) as error:
+        card(options=(WINDOW,)).resolve_options({"window": value})
+    text = str(error.value)
+    assert "method 'some_name': option 'window' is" in text
+    assert str(value) in text
+    assert "of type int, at least 1, at most 64" in text
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_a_float_option_is_bounded_too(value):
+    with pytest.raises(LongAtlasError, match="option 'strength'"):
+        card(options=(Option("strength", 0.5, "s", min=0, max=10),)).resolve_options({"strength": value})
+
+
+def test_options_are_parsed_from_text_and_filled_up_with_defaults():
+    options = (WINDOW, Option("on", False, "o"), Option("rule", "a", "r", choices=("a", "b")), Option("x", 1.0, "x"))
+    found = card(options=options).resolve_options({"window": "12", "on": "true", "x": 2})
+    assert found == {"window": 12, "on": True, "rule": "a", "x": 2.0}
+    assert type(found["x"]) is float
+    with pytest.raises(LongAtlasError, match="must be one of a, b"):
+        card(options=options).resolve_options({"rule": "c"})
+
+
+def test_an_unknown_option_gets_a_suggestion():
+    with pytest.raises(UnknownNameError, match="unknown option of method 'some_name': 'windw'; did you mean 'window'"):
+        card(options=(WINDOW,)).resolve_options({"windw": 3})
+
+
+def test_a_default_out_of_its_own_bounds_is_refused():
+    with pytest.raises(LongAtlasError, match="option 'window' is 0, out of bounds"):
+        Option("window", 0, "keys", min=1)
+
+
+@pytest.mark.parametrize(
+    ("time", "state", "exponent", "growth"),
+    [
+        ("T^2", "T", 2, "linear"),
+        ("T*W", "W", 1, "constant"),
+        ("T*log(T)", "log(T)", 1, "log"),
+        ("T^1.5 + T*W", "M", 1.5, "constant"),
+        ("W^2", "1", 0, "constant"),
+        ("T*N", "T*N", 1, "linear"),
+    ],
+)
+def test_claimed_growth_is_read_from_the_symbols(time, state, exponent, growth):
+    cost = Cost(time=time, state=state)
+    assert (cost.time_exponent, cost.state_growth) == (exponent, growth)
