@@ -162,7 +162,7 @@ def icicle(frame: pd.DataFrame, *, chosen: str, theme: Theme) -> alt.LayerChart:
         .encode(x="text_x:Q", y=alt.Y("middle:Q"), text="label:N")
     )
     height = int(frame["end"].max()) * row
-    return _finish(alt.layer(boxes, words.properties()), theme, height=height)
+    return _finish(alt.layer(boxes, words), theme, height=height)
 
 
 def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
@@ -170,7 +170,7 @@ def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
 
     frame  columns method, column, status, label
     """
-    colours = {"ok": theme.good, "running": theme.primary, "waiting": theme.border}
+    colours = {"ok": theme.good, "running": theme.link, "waiting": theme.border}
     data = frame.assign(
         glyph=[marks.STATUSES.get(status, ("?", status))[0] for status in frame["status"]],
         words=[marks.STATUSES.get(status, ("?", status))[1] for status in frame["status"]],
@@ -180,7 +180,7 @@ def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
     x = alt.X(
         "column:N",
         sort=list(dict.fromkeys(data["column"])),
-        axis=alt.Axis(title=None, orient="top", labelAngle=-60, labelLimit=150),
+        axis=alt.Axis(title=None, orient="top", labelAngle=-60, labelLimit=150, labelOverlap="greedy"),
     )
     y = alt.Y("method:N", sort=list(dict.fromkeys(data["method"])), axis=alt.Axis(title=None, labelLimit=200))
     told = [alt.Tooltip("label:N", title="cell"), alt.Tooltip("words:N", title="status")]
@@ -204,7 +204,7 @@ def _methods(order: Sequence[str], *frames: pd.DataFrame) -> list[str]:
 
 
 def ticks(low: float, high: float, unit: str) -> list[float]:
-    """Round values for a logarithmic axis: powers of two for bytes, else 1-2-5; at most eight."""
+    """Round values for a logarithmic axis: powers of two for bytes, else 1-2-5; at most eight, [] when too few."""
     if not 0 < low <= high:
         return []
     if unit == "bytes":
@@ -214,6 +214,8 @@ def ticks(low: float, high: float, unit: str) -> list[float]:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         values = [step * 10.0**power for power in powers for step in (1, 2, 5)]
     inside = [value for value in values if low / 1.3 <= value <= high * 1.3]
+    if len(inside) < 2 and high / low > 1.05:
+        return []
     return inside[:: max(1, math.ceil(len(inside) / 8))]
 
 
@@ -224,7 +226,7 @@ def _value_axis(field: str, title: str, unit: str, values: pd.Series, *, padding
     return {
         "shorthand": f"{field}:Q",
         "scale": alt.Scale(type="log", nice=False, padding=padding),
-        "axis": alt.Axis(title=title, labelExpr=label, values=shown) if shown else alt.Axis(title=title),
+        "axis": alt.Axis(title=title, labelExpr=label, values=shown or alt.Undefined, tickCount=5),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Theme:
     text: str
     muted: str
     primary: str
+    link: str
     palette: tuple[str, ...]
     good: str
     bad: str
@@ -37,18 +39,20 @@ LIGHT = Theme(
     text="#1A2129",
     muted="#56616D",
     primary="#0067A3",
+    link="#0067A3",
     palette=("#0072B2", "#E47200", "#401B13", "#000076", "#AD795F", "#AA00FF"),
     good="#0072B2",
     bad="#B34700",
 )
 DARK = Theme(
     name="dark",
-    background="#0F1419",
+    background="#0B0F13",
     surface="#182028",
     border="#2D3742",
     text="#E8ECF0",
     muted="#A3AFBB",
-    primary="#56B4E9",
+    primary="#2A7FB8",
+    link="#56B4E9",
     palette=("#56B4E9", "#FF8000", "#AA00FF", "#FFFFFF", "#537641", "#FFC68C"),
     good="#56B4E9",
     bad="#FF9440",
@@ -113,9 +117,8 @@ def chart_config(theme: Theme) -> dict[str, Any]:
 
 
 def streamlit_options() -> dict[str, str]:
-    """Streamlit's theme options: option name -> value; what follows a # numbers the values of a list."""
-    found = {"theme.metricValueFontSize": "1.6rem"}
-    found |= {f"theme.headingFontSizes#{place}": size for place, size in enumerate(HEADINGS)}
+    """Streamlit's theme options: option name -> value. Lists are JSON."""
+    found = {"theme.metricValueFontSize": "1.6rem", "theme.headingFontSizes": json.dumps(HEADINGS)}
     for theme in (LIGHT, DARK):
         values = {
             "primaryColor": theme.primary,
@@ -123,7 +126,7 @@ def streamlit_options() -> dict[str, str]:
             "secondaryBackgroundColor": theme.surface,
             "textColor": theme.text,
             "borderColor": theme.border,
-            "linkColor": theme.primary,
+            "linkColor": theme.link,
             "baseRadius": "small",
         }
         found |= {f"theme.{theme.name}.{key}": value for key, value in values.items()}

@@ -17,7 +17,8 @@ from longatlas.store import Store
 from longatlas_dashboard import settings
 from longatlas_dashboard.theme import LIGHT, THEMES, Theme
 
-PAGES = Path(__file__).with_name("pages")
+# Not called `pages`: Streamlit runs the scripts of such a folder by itself, before the token is asked for.
+PAGES = Path(__file__).with_name("views")
 # ASCII punctuation means something in Markdown; a backslash before it makes it a plain character.
 _PUNCTUATION = re.compile(r"([!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~])")
 # What Markdown makes a link of even where it is escaped; an invisible joiner breaks it up.

@@ -47,9 +47,7 @@ def test_unknown_names_get_a_suggestion(call, words):
 def test_status_is_computed(monkeypatch):
     assert method_status(card()) == "ready"
     assert method_status(card(fills={})) == "described only"
-    assert obstacles(card(requires=("no_such_module",))) == [
-        ("needs no_such_module", "pip install no_such_module")
-    ]
+    assert obstacles(card(requires=("no_such_module",))) == [("needs no_such_module", "pip install no_such_module")]
     monkeypatch.setattr(catalog, "has_cuda", lambda: False)
     assert method_status(card(devices=("cuda",))) == "needs cuda"
     monkeypatch.setattr(catalog, "has_cuda", lambda: True)

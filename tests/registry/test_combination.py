@@ -43,7 +43,10 @@ def test_clashing_slots_are_refused_with_both_names(spec, first, second, slot):
         ("yran", "unknown method 'yran'; did you mean 'yarn'"),
         ("yarn+slidng_window", "did you mean 'sliding_window'"),
         ("yarn:facto=2", "unknown option of method 'yarn': 'facto'; did you mean 'factor'"),
-        ("yarn:factor=0.5", "method 'yarn': option 'factor' is 0.5, out of bounds; it must be of type float, at least 1"),
+        (
+            "yarn:factor=0.5",
+            "method 'yarn': option 'factor' is 0.5, out of bounds; it must be of type float, at least 1",
+        ),
         ("yarn:factor=big", "is 'big', which is no float"),
         ("yarn:factor", "'factor' in the spec 'yarn:factor' is no option; write name:option=value"),
         ("yarn+", "names no method at one place"),

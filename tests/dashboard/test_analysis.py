@@ -1,0 +1,133 @@
+"""Analysis of rows: repeats, settings, exponents, crossovers, frontier, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from longatlas import analysis
+
+
+def row(number: int, method: str, length: int, value: float | None, **more: Any) -> dict[str, Any]:
+    base = {
+        "id": number, "cell": f"c{number}", "method": method, "impl": "torch", "measure": "speed",
+        "phase": "prefill", "T": length, "metric": "prefill_ms", "value": value, "unit": "ms", "low": None,
+        "high": None, "status": "ok", "reason": "", "device": "cpu", "dtype": "float32", "case": {"batch": 1},
+        "seed": 0, "threads": 1, "n": 5, "machine": "here", "created": float(number),
+    }  # fmt: skip
+    return base | more
+
+
+def frame(*rows: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(rows)
+
+
+def test_latest_takes_a_repeat_in_place_of_what_it_repeats_even_when_it_failed() -> None:
+    rows = frame(
+        row(1, "a", 512, 1.0),
+        row(2, "a", 512, None, status="oom", metric=""),
+        row(3, "a", 1024, 2.0),
+        row(4, "b", 512, 3.0),
+    )
+    assert analysis.latest(rows)["id"].tolist() == [2, 3, 4]
+
+
+def test_latest_keeps_all_rows_of_one_quality_cell() -> None:
+    old = [row(i, "a", 256 << i, 2.0, cell="old", measure="quality", phase="language_model") for i in (0, 1)]
+    new = [row(i, "a", 256 << i, 1.0, cell="new", measure="quality", phase="language_model") for i in (2, 3)]
+    assert analysis.latest(frame(*old, *new))["id"].tolist() == [2, 3]
+
+
+def test_latest_of_nothing_is_nothing() -> None:
+    rows = frame(row(1, "a", 512, 1.0))
+    assert analysis.latest(rows.iloc[:0]).empty
+
+
+def test_conditions_keep_machines_and_cases_apart_with_the_newest_first() -> None:
+    rows = analysis.latest(
+        frame(
+            row(1, "a", 512, 1.0),
+            row(2, "a", 512, 9.0, machine="there"),
+            row(3, "a", 512, 5.0, case={"batch": 2}),
+        )
+    )
+    found = analysis.conditions(rows)
+    assert found["machine"].tolist() == ["here", "there", "here"]
+    assert analysis.under(rows, found.iloc[1])["value"].tolist() == [9.0]
+
+
+def test_exponent_of_an_exact_power_is_exact_and_its_interval_is_a_point() -> None:
+    lengths = [512, 1024, 2048, 4096]
+    fit = analysis.fit_exponent(lengths, [3e-6 * t**2 for t in lengths])
+    assert fit is not None
+    assert fit.exponent == pytest.approx(2.0)
+    assert fit.low == pytest.approx(2.0)
+    assert fit.high == pytest.approx(2.0)
+
+
+def test_exponent_interval_is_students_t_of_the_slope() -> None:
+    x = np.log([512.0, 1024.0, 2048.0, 4096.0])
+    y = x + np.array([0.1, -0.1, 0.05, -0.05])
+    fit = analysis.fit_exponent(np.exp(x).tolist(), np.exp(y).tolist())
+    slope, offset = np.polyfit(x, y, 1)
+    error = np.sqrt(((y - slope * x - offset) ** 2).sum() / 2 / ((x - x.mean()) ** 2).sum())
+    assert fit is not None
+    assert fit.exponent == pytest.approx(slope)
+    assert fit.high == pytest.approx(slope + 4.303 * error)
+
+
+@pytest.mark.parametrize(("lengths", "values"), [([512], [1]), ([512, 512], [1, 2]), ([512, 1024], [0, 1])])
+def test_no_exponent_without_two_lengths_and_positive_values(lengths: list[int], values: list[int]) -> None:
+    assert analysis.fit_exponent(lengths, values) is None
+
+
+def test_two_lengths_give_an_exponent_without_interval() -> None:
+    fit = analysis.fit_exponent([1, 2], [1, 4])
+    assert fit is not None
+    assert (round(fit.exponent, 6), fit.low) == (2.0, None)
+
+
+def test_crossover_is_where_a_series_stays_below_the_baseline() -> None:
+    base = [row(i, "vanilla", t, v) for i, (t, v) in enumerate([(512, 1), (1024, 4), (2048, 16), (4096, 64)])]
+    linear = [row(9 + i, "linear", t, v) for i, (t, v) in enumerate([(512, 3), (1024, 3), (2048, 20), (4096, 8)])]
+    slow = [row(20 + i, "slow", t, 99.0) for i, t in enumerate([512, 1024])]
+    found = analysis.crossovers(frame(*base, *linear, *slow), "vanilla").set_index("method")
+    assert found.loc["linear", "from_T"] == 4096
+    assert found.loc["linear", "ratio"] == pytest.approx(8 / 64)
+    assert pd.isna(found.loc["slow", "from_T"])
+    assert found.loc["slow", "longest_T"] == 1024
+
+
+def test_ratio_is_nan_where_the_baseline_has_no_value() -> None:
+    rows = analysis.ratio_to(frame(row(1, "vanilla", 512, 2.0), row(2, "a", 512, 1.0), row(3, "a", 1024, 1.0)), "vanilla")
+    assert rows["ratio"].tolist()[:2] == [1.0, 0.5]
+    assert np.isnan(rows["ratio"].tolist()[2])
+
+
+def test_pareto_keeps_what_nothing_beats_in_both() -> None:
+    points = pd.DataFrame({"method": list("abcde"), "cost": [1, 2, 3, 2, np.nan], "quality": [3, 2, 2, 1, 0]})
+    assert analysis.pareto(points, "cost", "quality")["method"].tolist() == ["a", "d"]
+    better = analysis.pareto(points, "cost", "quality", y_less=False)
+    assert better["method"].tolist() == ["a"]
+
+
+def test_at_length_takes_the_longest_length_that_all_share() -> None:
+    rows = frame(row(1, "a", 512, 1.0), row(2, "a", 1024, 2.0), row(3, "b", 512, 3.0))
+    assert analysis.at_length(rows, "prefill_ms", "prefill")["T"].tolist() == [512, 512]
+
+
+def test_trade_off_joins_methods_that_have_both() -> None:
+    cost = analysis.at_length(frame(row(1, "a", 512, 1.0), row(2, "b", 512, 2.0)), "prefill_ms", "prefill")
+    quality = frame(
+        row(3, "a", 256, 2.5, metric="bits_per_byte"), row(4, "a", 512, 2.4, metric="bits_per_byte")
+    )
+    found = analysis.trade_off(cost, quality)
+    assert found[["method", "cost", "quality", "quality_T"]].to_numpy().tolist() == [["a", 1.0, 2.5, 256]]
+
+
+def test_failures_are_never_dropped() -> None:
+    rows = frame(*(row(i, "a", 512, None, status=status, metric="") for i, status in enumerate(analysis.FAILED)))
+    assert len(analysis.failures(rows)) == len(analysis.FAILED)
