@@ -88,7 +88,7 @@ def _with_options(spec: str, form: Form) -> str:
         return spec
     if not any(part.method.options for part in combination.parts):
         return spec
-    with st.expander(f"Options of {spec}"):
+    with st.expander(ui.plain(f"Options of {spec}")):
         parts = tuple(_part(part, spec) for part in combination.parts)
     return Combination(parts).spec
 

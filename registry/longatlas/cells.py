@@ -19,7 +19,19 @@ from longatlas.corpus import corpus_digest
 from longatlas.plan import Plan
 
 # What a measured number depends on inside longatlas: a change there measures again.
-ENGINE = ("ops", "measure", "tasks", "decoder.py", "slot_mixer.py", "defaults.py", "config.py", "corpus.py")
+ENGINE = (
+    "ops",
+    "measure",
+    "tasks",
+    "combination.py",
+    "config.py",
+    "corpus.py",
+    "decoder.py",
+    "defaults.py",
+    "slot_mixer.py",
+    "slots.py",
+    "state.py",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class Cell:
     device: str
     budget: float
     threads: int
+    memory_gib: float
     seed: int
     source: str
     environment: str
@@ -103,6 +116,7 @@ def _cell(plan: Plan, combination: Combination, measure: str, phase: str, length
         device=plan.device,
         budget=plan.budget if measure == "speed" else 0.0,
         threads=plan.threads or os.cpu_count() or 1,
+        memory_gib=plan.memory_gib,
         seed=plan.seed,
         source=source_digest(combination),
         environment=environment_digest(),

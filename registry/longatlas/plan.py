@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,16 @@ DEVICES = ("cpu", "cuda")
 PRESETS = ("smoke", "demo", "quick")
 
 
-class PlanError(LongAtlasError):
-    """A value of a plan that breaks its rule; `key` is its key."""
+LISTS = ("methods", "measure", "phases", "lengths", "tasks")
+LARGEST = 2**48
 
-    def __init__(self, key: str, text: str) -> None:
+
+class PlanError(LongAtlasError):
+    """A value of a plan that breaks its rule; `key` is its key, `item` its place where the value is a list."""
+
+    def __init__(self, key: str, text: str, item: int | None = None) -> None:
         super().__init__(f"plan: {key} {text}")
-        self.key, self.text = key, text
+        self.key, self.text, self.item = key, text, item
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,7 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("methods", "measure", "phases", "lengths", "tasks"):
-            object.__setattr__(self, key, tuple(dict.fromkeys(getattr(self, key))))
+        self._check_types()
         self._check_methods()
         self._check_names("measure", MEASURES)
         self._check_names("phases", PHASES)
@@ -86,14 +89,35 @@ class Plan:
             if getattr(self, key) not in known:
                 raise PlanError(key, f"is {unknown_name('value', getattr(self, key), known)}")
         self._check_numbers()
+        self._check_not_empty()
+        for key in LISTS:
+            object.__setattr__(self, key, tuple(dict.fromkeys(getattr(self, key))))
+
+    def _check_types(self) -> None:
+        for key, field in KEYS.items():
+            value = getattr(self, key)
+            if key in LISTS:
+                self._check_list(key, value)
+            elif field.type == "str" and not isinstance(value, str):
+                raise PlanError(key, f"is {value!r}; expected text")
+
+    def _check_list(self, key: str, value: Any) -> None:
+        if not isinstance(value, list | tuple):
+            raise PlanError(key, f"is {value!r}; expected a list")
+        for place, item in enumerate(value):
+            if key != "lengths" and not isinstance(item, str):
+                raise PlanError(key, f"has {item!r}; expected text", place)
+        object.__setattr__(self, key, tuple(value))
 
     def _check_methods(self) -> None:
-        if not self.methods:
+        specs = []
+        for place, spec in enumerate(self.methods):
+            try:
+                specs.append(parse_spec(spec).spec)
+            except LongAtlasError as error:
+                raise PlanError("methods", f"has an error: {error}", place) from None
+        if not specs:
             raise PlanError("methods", "is empty; name at least one (see `longatlas list`)")
-        try:
-            specs = tuple(parse_spec(spec).spec for spec in self.methods)
-        except LongAtlasError as error:
-            raise PlanError("methods", f"has an error: {error}") from None
         object.__setattr__(self, "methods", tuple(dict.fromkeys(specs)))
         for combination in self.combinations:
             if self.impl not in ("auto", "reference", *combination.impls):
@@ -103,21 +127,29 @@ class Plan:
                 )
 
     def _check_names(self, key: str, known: Any) -> None:
-        for name in getattr(self, key):
+        for place, name in enumerate(getattr(self, key)):
             if name not in known:
-                raise PlanError(key, f"has the {unknown_name('name', str(name), known)}")
+                raise PlanError(key, f"has the {unknown_name('name', name, known)}", place)
+
+    def _check_not_empty(self) -> None:
+        shaped = "speed" in self.measure or "memory" in self.measure
+        used = {"measure": True, "phases": shaped, "lengths": shaped, "tasks": "quality" in self.measure}
+        known = {"measure": MEASURES, "phases": PHASES, "tasks": load_catalog().tasks}
+        for key, needed in used.items():
+            if needed and not getattr(self, key):
+                some = f"name some of {', '.join(known[key])}" if key in known else "give some, such as 512"
+                raise PlanError(key, f"is empty; {some}")
 
     def _check_numbers(self) -> None:
-        if not self.measure:
-            raise PlanError("measure", f"is empty; name some of {', '.join(MEASURES)}")
-        for length in self.lengths:
-            _check_number("lengths", length, int, 1)
+        for place, length in enumerate(self.lengths):
+            _check_number("lengths", length, int, 1, place)
         for key in ("batch", "layers", "heads", "head_size"):
             _check_number(key, getattr(self, key), int, 1)
         for key in ("threads", "seed"):
             _check_number(key, getattr(self, key), int, 0)
         for key, least in (("budget", 0.01), ("timeout", 1), ("memory_gib", 0)):
             _check_number(key, getattr(self, key), float, least)
+            object.__setattr__(self, key, float(getattr(self, key)))
         if self.head_size % 2:
             raise PlanError("head_size", f"is {self.head_size}; it must be even (rotary embedding turns pairs)")
 
@@ -157,7 +189,7 @@ class Plan:
 
     def with_values(self, values: Mapping[str, Any]) -> Plan:
         """A copy with some keys replaced; checked anew."""
-        return replace(self, **values)
+        return plan_from_values({**{key: getattr(self, key) for key in KEYS}, **values})
 
 
 KEYS = {field.name: field for field in fields(Plan)}
@@ -181,17 +213,28 @@ def _from_entry(entry: yamlfile.Entry) -> Plan:
             continue
         kind = str(field.type)
         value = entry.get(key, list if kind.startswith("tuple") else kinds[kind])
-        values[key] = float(value) if kind == "float" else value
+        values[key] = value
     entry.finish(KEYS)
     if "methods" not in values:
         raise entry.error("lacks the key 'methods'; expected a list of methods")
     try:
         return Plan(**values)
     except PlanError as error:
-        raise entry.key_error(error.key, error.text) from None
+        raise entry.key_error(error.key, error.text, error.item) from None
 
 
-def _check_number(key: str, value: Any, kind: type, least: float) -> None:
+def plan_from_values(values: Mapping[str, Any]) -> Plan:
+    """A plan from a mapping of its keys. Raises PlanError for an unknown key, with a suggestion."""
+    for key in values:
+        if key not in KEYS:
+            raise PlanError(str(key), f"is no key of a plan: {unknown_name('key', str(key), KEYS)}")
+    if "methods" not in values:
+        raise PlanError("methods", "is missing; expected a list of methods")
+    return Plan(**values)
+
+
+def _check_number(key: str, value: Any, kind: type, least: float, item: int | None = None) -> None:
     right = type(value) is int or (kind is float and type(value) is float)
-    if not right or not value >= least:
-        raise PlanError(key, f"has {value!r}; expected {kind.__name__} of at least {least:g}")
+    if not right or not least <= value <= LARGEST:
+        words = f"{'a whole number' if kind is int else 'a number'} of at least {least:g}"
+        raise PlanError(key, f"has {value!r}; expected {words}", item)

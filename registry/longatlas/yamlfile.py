@@ -42,9 +42,11 @@ class Entry:
         line = (node or self._node).start_mark.line + 1
         return LongAtlasError(f"{self._file}, line {line}: {self._path or 'the file'} {text}")
 
-    def key_error(self, key: str, text: str) -> LongAtlasError:
-        """An error about the value of `key`."""
+    def key_error(self, key: str, text: str, item: int | None = None) -> LongAtlasError:
+        """An error about the value of `key`, or about one item of it."""
         node = self._values.get(key)
+        if item is not None and isinstance(node, yaml.SequenceNode):
+            node = node.value[item]
         line = (node or self._node).start_mark.line + 1
         return LongAtlasError(f"{self._file}, line {line}: {self._name(key)} {text}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from longatlas.plan import Plan
 from longatlas.store import Store
 
 METHODS = ("vanilla", "flash_attention", "sliding_window", "infini_attention", "transformer_xl", "alibi")
-APP = Path(__file__).parents[2] / "dashboard/longatlas_dashboard/app.py"
 FAILURES = {
     ("vanilla", "train", 4096): ("oom", "needs 3.1 GiB, more than the 2.0 GiB allowed"),
     ("transformer_xl", "prefill", 2048): ("timeout", "took longer than 600 s"),
@@ -87,10 +85,10 @@ def filled_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def filled(filled_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def filled(filled_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store with rows, named by the environment as the launcher does."""
     monkeypatch.setenv("LONGATLAS_STORE", str(filled_path))
-    yield Store(str(filled_path))
+    return Store(str(filled_path))
 
 
 @pytest.fixture

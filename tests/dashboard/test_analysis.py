@@ -102,7 +102,9 @@ def test_crossover_is_where_a_series_stays_below_the_baseline() -> None:
 
 
 def test_ratio_is_nan_where_the_baseline_has_no_value() -> None:
-    rows = analysis.ratio_to(frame(row(1, "vanilla", 512, 2.0), row(2, "a", 512, 1.0), row(3, "a", 1024, 1.0)), "vanilla")
+    rows = analysis.ratio_to(
+        frame(row(1, "vanilla", 512, 2.0), row(2, "a", 512, 1.0), row(3, "a", 1024, 1.0)), "vanilla"
+    )
     assert rows["ratio"].tolist()[:2] == [1.0, 0.5]
     assert np.isnan(rows["ratio"].tolist()[2])
 
@@ -121,9 +123,7 @@ def test_at_length_takes_the_longest_length_that_all_share() -> None:
 
 def test_trade_off_joins_methods_that_have_both() -> None:
     cost = analysis.at_length(frame(row(1, "a", 512, 1.0), row(2, "b", 512, 2.0)), "prefill_ms", "prefill")
-    quality = frame(
-        row(3, "a", 256, 2.5, metric="bits_per_byte"), row(4, "a", 512, 2.4, metric="bits_per_byte")
-    )
+    quality = frame(row(3, "a", 256, 2.5, metric="bits_per_byte"), row(4, "a", 512, 2.4, metric="bits_per_byte"))
     found = analysis.trade_off(cost, quality)
     assert found[["method", "cost", "quality", "quality_T"]].to_numpy().tolist() == [["a", 1.0, 2.5, 256]]
 

@@ -114,9 +114,7 @@ def test_the_icicle_holds_every_node_and_names_its_selection() -> None:
 
 
 def test_the_grid_tells_status_by_glyph() -> None:
-    frame = pd.DataFrame(
-        {"method": ["a", "a"], "column": ["x", "y"], "status": ["oom", "ok"], "label": ["a x", "a y"]}
-    )
+    frame = pd.DataFrame({"method": ["a", "a"], "column": ["x", "y"], "status": ["oom", "ok"], "label": ["a x", "a y"]})
     made = charts.cell_grid(frame, theme=theme.LIGHT).to_dict()
     glyphs = [line["glyph"] for line in next(iter(made["datasets"].values()))]
     assert glyphs == ["M", "✓"]

@@ -96,6 +96,6 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LongAtlasError, match="cannot write .*choose another place with --directory"):
+    with pytest.raises(LongAtlasError, match=r"cannot write .*choose another place with --directory"):
         write_package("far_look", slot="ffn", family=LEAF, directory=tmp_path / "file" / "below")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -71,7 +71,7 @@ def test_unknown_paths_and_inner_nodes():
     taxonomy = load_taxonomy()
     with pytest.raises(UnknownNameError, match="did you mean 'efficient_attention/sparse/graph'"):
         taxonomy.node("efficient_attention/sparse/graf")
-    with pytest.raises(LongAtlasError, match="inner node.*misc/weight_compression/pruning"):
+    with pytest.raises(LongAtlasError, match=r"inner node.*misc/weight_compression/pruning"):
         taxonomy.leaf("misc/weight_compression")
     assert taxonomy.leaf("preliminaries").path == "preliminaries"
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from longatlas.errors import LongAtlasError
+from longatlas.ops.pages import with_huge_pages
 
 # Elements of q in a superchunk, over all batches and heads: on a CPU what is worked on at once should stay in
 # the cache, elsewhere few launches count.
@@ -156,7 +157,7 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, state: Tensor, scale: float, chunk: int
     ) -> tuple[Tensor, Tensor]:
-        out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        out = with_huge_pages(torch.empty_like(v, memory_format=torch.contiguous_format))
         starts = []
         with torch.autocast(q.device.type, enabled=False):
             for where, count, tokens, decays in _layout(q, decay, chunk):
@@ -172,7 +173,7 @@ class _Chunked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, decay, *starts = ctx.saved_tensors
-        grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
+        grads = [with_huge_pages(torch.empty_like(x, memory_format=torch.contiguous_format)) for x in (q, k, v)]
         ctx.with_decay = ctx.needs_input_grad[3]
         d_decay = torch.zeros_like(decay) if ctx.with_decay else None
         with torch.autocast(q.device.type, enabled=False):

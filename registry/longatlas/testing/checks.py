@@ -183,9 +183,9 @@ def _claimed_growth(combination: Combination) -> str:
 
 def growth_of(sizes: Sequence[int]) -> str:
     """`constant`, `log` or `linear`, from sizes at lengths that double each time."""
-    steps = [b - a for a, b in pairwise(sizes)]
-    if steps[-1] <= 0.02 * sizes[-1]:
+    if sizes[-1] <= 1.02 * max(sizes[:-1]):  # a partly filled segment makes a constant state rise and fall
         return "constant"
+    steps = [b - a for a, b in pairwise(sizes)]
     return "linear" if steps[-1] > 1.5 * steps[-2] else "log"
 
 

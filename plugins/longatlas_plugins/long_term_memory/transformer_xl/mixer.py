@@ -98,7 +98,8 @@ class TransformerXL(nn.Module):
     def _is_decode(self, q: Tensor, pieces: list[Piece]) -> bool:
         """Whether so few queries cost less with the projections folded in than with the memory projected."""
         few = 2 * q.shape[0] * q.shape[1] <= self.head_size
-        return few and len(pieces) == 1 and self.impl != "reference"
+        plain = type(self.k) is type(self.v) is nn.Linear  # a wrapped projection is more than its weight
+        return few and plain and len(pieces) == 1 and self.impl != "reference"
 
     def _attend_folded(self, q: Tensor, entries: Tensor, piece: Piece) -> Tensor:
         seen = with_frozen_memory(entries, piece)

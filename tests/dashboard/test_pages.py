@@ -1,0 +1,269 @@
+"""Each page with an empty store, with rows, and with something wrong: a message with a remedy, no traceback."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from longatlas import catalog, jobs
+from longatlas.cards import Method, Option
+from longatlas.catalog import Catalog
+from longatlas.plan import Plan
+from longatlas.plugins import Plugin
+from longatlas.store import Store
+from longatlas_dashboard import gate, ui
+
+APP = Path(ui.__file__).with_name("app.py")
+PAGES = sorted(path.stem for path in ui.PAGES.glob("*.py"))
+
+
+def show(page: str, **query: str) -> AppTest:
+    """The app after it has been opened at a page."""
+    app = AppTest.from_file(str(APP), default_timeout=30)
+    if page != "home":
+        app.run()
+        app.switch_page(f"views/{page}.py")
+    for name, value in query.items():
+        app.query_params[name] = value
+    return app.run()
+
+
+def texts(app: AppTest) -> str:
+    """All words on the page."""
+    kinds = ("title", "header", "subheader", "markdown", "caption", "text", "error", "warning", "info", "code")
+    return "\n".join(str(element.value) for kind in kinds for element in getattr(app, kind))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_works_with_an_empty_store(empty: Store, page: str) -> None:
+    app = show(page)
+    assert not app.exception
+    assert not app.error
+    assert app.title
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_works_with_rows(filled: Store, page: str) -> None:
+    app = show(page)
+    assert not app.exception
+    assert not app.error
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("taxonomy", "methodology")])
+def test_a_broken_store_is_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    path = tmp_path / "broken.sqlite"
+    path.write_text("this is no database, " * 100)
+    monkeypatch.setenv("LONGATLAS_STORE", str(path))
+    app = show(page, id="vanilla") if page == "method" else show(page)
+    assert not app.exception
+    assert "no SQLite file" in app.error[0].value
+
+
+def test_home_counts_and_lists_the_newest_job(filled: Store) -> None:
+    job = jobs.submit(filled, Plan(methods=("alibi",)), start=False)
+    jobs.cancel(filled, job.id)
+    app = show("home")
+    values = {metric.label: metric.value for metric in app.metric}
+    assert values["Methods measured"] == "6"
+    assert int(values["Papers described"]) >= 133
+    assert "alibi" in texts(app)
+
+
+def test_taxonomy_narrows_to_a_node_and_finds_by_words(empty: Store) -> None:
+    app = show("taxonomy", node="long_term_memory/internal_cache/compressive_memory")
+    assert "Compressive Memory" in texts(app)
+    assert "LongLoRA" not in texts(app)
+    app = show("taxonomy", q="chen longlora")
+    assert "LongLoRA" in texts(app)
+    assert "Reformer" not in texts(app)
+
+
+def test_taxonomy_says_what_an_unknown_node_is(empty: Store) -> None:
+    app = show("taxonomy", node="efficient_atention")
+    assert "did you mean" in app.error[0].value.replace("\\", "")
+
+
+def test_method_shows_equations_options_departures_and_source(filled: Store) -> None:
+    app = show("method", id="infini_attention")
+    words = texts(app)
+    assert len(app.get("latex") or app.markdown) > 0
+    assert "Where the paper leaves things open" in words
+    assert "METHOD = Method(" in words
+    assert "@misc{infini_attention" in words
+    assert app.dataframe[0].value["option"].tolist() == ["segment_len", "update", "first_segment"]
+
+
+def test_method_unknown_suggests_the_nearest(empty: Store) -> None:
+    app = show("method", id="slidin_window")
+    assert "did you mean" in app.error[0].value
+    assert app.selectbox(key="method_choice").options
+
+
+def test_method_of_a_broken_plugin_names_the_plugin(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = with_plugins(Plugin("mine", "1", "mine", error="ImportError: no module named 'nowhere'"))
+    monkeypatch.setattr(catalog, "load_catalog", lambda: atlas)
+    app = show("method", id="my_method")
+    assert "nowhere" in app.warning[0].value
+
+
+def with_plugins(*plugins: Plugin) -> Catalog:
+    real = catalog.load_catalog()
+    return Catalog([*real.plugins, *plugins], real.taxonomy)
+
+
+EVIL = "<script>alert(1)</script> ![x](http://evil.example/x.png) [click](javascript:alert(1)) $x$ :red[y]"
+
+
+def test_text_of_plugins_is_text(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = Method(
+        name="evil", title=EVIL, family="misc/parallelism", summary=EVIL, fills={"attention": lambda c: None},
+        deviations=EVIL, source=EVIL, equations=(f"$$ {EVIL}",), options=(Option("n", 1, EVIL),),
+        paper="javascript:alert(1)",
+    )  # fmt: skip
+    atlas = with_plugins(Plugin("mine", "1", "mine", (evil,)))
+    monkeypatch.setattr(catalog, "load_catalog", lambda: atlas)
+    for app in (show("method", id="evil"), show("taxonomy", node="misc/parallelism"), show("home")):
+        assert not app.exception
+        for kind in ("markdown", "caption", "title", "subheader", "latex", "warning", "error"):
+            for element in getattr(app, kind):
+                left = re.sub(r"\\\W", "", element.value)
+                assert not re.search(r"<script|!\[x|\]\(java|\$x|:red\[", left), element.value
+    assert EVIL in [element.value for element in show("method", id="evil").text]
+
+
+def test_plain_escapes_all_markup() -> None:
+    assert ui.plain("a_b *c*") == r"a\_b \*c\*"
+    assert "https:" not in ui.plain("see https://evil.example now")
+    assert ui.plain("one\n\ntwo") == "one two"
+    assert ui.web_address("javascript:alert(1)") == ""
+    assert ui.web_address("https://arxiv.org/abs/1") == "https://arxiv.org/abs/1"
+
+
+def test_compare_shows_failures_and_growth(filled: Store) -> None:
+    app = show("compare", m="vanilla,transformer_xl")
+    frames = [element.value for element in app.dataframe]
+    failed = next(frame for frame in frames if "reason" in frame)
+    assert set(failed["status"]) == {"oom", "timeout", "skipped"}
+    growth = next(frame for frame in frames if "time claimed" in frame)
+    assert growth["Prefill time"].str.startswith("T^").all()
+    assert len(app.get("arrow_vega_lite_chart") or app.get("vega_lite_chart")) >= 7
+
+
+def test_compare_says_which_methods_it_does_not_know(filled: Store) -> None:
+    app = show("compare", m="vanilla,nothing_at_all")
+    assert "nothing_at_all" in app.error[0].value
+    assert app.multiselect(key="compare_methods").value == ["vanilla"]
+
+
+def test_compare_offers_to_run_what_is_missing(filled: Store) -> None:
+    app = show("compare", m="vanilla,yarn+sliding_window")
+    assert "yarn+sliding_window" in app.info[0].value
+
+
+def test_run_counts_cells_and_gives_the_same_plan(filled: Store) -> None:
+    app = show("run", m="vanilla,alibi", t="512,1024", w="speed")
+    assert [metric.value for metric in app.metric] == ["12", "12", "0"]
+    plan = Plan(methods=("vanilla", "alibi"), lengths=(512, 1024), measure=("speed",))
+    assert plan.hash in texts(app)
+    assert "longatlas run --methods vanilla,alibi --measure speed --lengths 512,1024" in texts(app)
+
+
+def test_run_shows_an_error_at_its_field(empty: Store) -> None:
+    app = show("run", m="vanilla")
+    app.multiselect(key="run_methods").set_value(["vanila"]).run()
+    assert "did you mean" in app.error[0].value.replace("\\", "")
+    assert app.button(key="start").disabled
+    app.multiselect(key="run_methods").set_value(["yarn+alibi"]).run()
+    assert "fill the slot" in app.error[0].value
+    app.multiselect(key="run_methods").set_value(["vanilla"]).run()
+    app.number_input(key="run_head_size").set_value(7).run()
+    assert "even" in app.error[0].value
+    app.number_input(key="run_head_size").set_value(32).run()
+    app.text_input(key="run_corpus").set_value("/nowhere/at/all").run()
+    assert "does not exist" in app.error[0].value
+
+
+def test_run_draws_options_and_their_values_reach_the_plan(empty: Store) -> None:
+    app = show("run", m="infini_attention")
+    app.selectbox(key="run_o_infini_attention_infini_attention_update").set_value("delta").run()
+    assert "--methods infini_attention:update=delta" in texts(app)
+
+
+def test_run_submits_once_and_shows_the_job(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "wake_supervisor", lambda store: None)
+    app = show("run", m="vanilla", t="128", w="speed", p="prefill")
+    app.button(key="start").click().run()
+    assert not app.exception
+    assert "Job 1" in texts(app)
+    assert [job.plan.lengths for job in jobs.jobs(empty)] == [(128,)]
+
+
+def test_jobs_shows_the_grid_and_cancels(filled: Store) -> None:
+    job = jobs.submit(filled, Plan(methods=("vanilla",), lengths=(512, 4096)), start=False)
+    app = show("jobs", job=str(job.id))
+    assert "out of memory (1)" in texts(app)
+    app.button(key="cancel").click().run()
+    assert jobs.job(filled, job.id).status == jobs.CANCELLED
+
+
+@pytest.mark.parametrize("number", ["999", "abc"])
+def test_jobs_says_what_an_unknown_job_is(filled: Store, number: str) -> None:
+    jobs.cancel(filled, jobs.submit(filled, Plan(methods=("alibi",)), start=False).id)
+    assert number in show("jobs", job=number).error[0].value
+
+
+def test_results_filters_and_keeps_provenance(filled: Store) -> None:
+    app = show("results")
+    app.multiselect(key="s").set_value(["oom"]).run()
+    shown = app.dataframe[0].value
+    assert shown["reason"].tolist() == ["needs 3.1 GiB, more than the 2.0 GiB allowed"]
+    assert {"machine", "versions", "source", "cell", "seed"} <= set(shown.columns)
+
+
+def test_results_of_a_store_that_vanishes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGATLAS_STORE", str(tmp_path / "gone.sqlite"))
+    monkeypatch.setenv("LONGATLAS_DASHBOARD_READ_ONLY", "1")
+    assert "does not exist" in show("results").error[0].value
+
+
+def test_read_only_hides_run_and_cancel(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = jobs.submit(filled, Plan(methods=("alibi",)), start=False)
+    monkeypatch.setenv("LONGATLAS_DASHBOARD_READ_ONLY", "1")
+    app = show("jobs", job=str(job.id))
+    assert not [button for button in app.button if button.key == "cancel"]
+    with pytest.raises(ValueError, match="registered"):
+        app.switch_page("views/run.py")
+    jobs.cancel(filled, job.id)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_without_the_token_no_page_runs(filled: Store, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    monkeypatch.setenv("LONGATLAS_DASHBOARD_TOKEN", "correct horse")
+    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    assert [element.value for element in app.title] == ["longatlas"]
+    assert not app.metric
+    with pytest.raises(ValueError):
+        app.switch_page(f"views/{page}.py")
+
+
+def test_the_token_opens_the_dashboard(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGATLAS_DASHBOARD_TOKEN", "correct horse")
+    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    app.text_input[0].set_value("wrong")
+    app.button[0].click().run()
+    assert "not the token" in app.error[0].value
+    app.text_input[0].set_value("correct horse")
+    app.button[0].click().run()
+    assert app.metric
+    assert show("home", token="correct horse").metric
+    assert not gate.matches("correct hors", "correct horse")
+
+
+def test_nothing_is_html() -> None:
+    for path in APP.parent.rglob("*.py"):
+        source = path.read_text()
+        for banned in ("unsafe_allow" + "_html", "st.ht" + "ml", "components.v1", "shell=True", "pickle"):
+            assert banned not in source, f"{path.name} uses {banned}"
