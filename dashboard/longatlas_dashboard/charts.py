@@ -49,8 +49,8 @@ def scaling(
     base = alt.Chart(data).encode(x=x, y=y, **_by_method(methods, theme, order, dash=False))
     lines = alt.Chart(data).mark_line(strokeWidth=2)
     lines = lines.encode(x=x, y=y, **_by_method(methods, theme, order, dash=True, shape=False))
-    intervals = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=1.5)
-    intervals = intervals.encode(y=alt.Y("low:Q"), y2="high:Q", shape=alt.Undefined)
+    colour = _by_method(methods, theme, order, dash=False)["color"]
+    intervals = _intervals(data, x, ("low", "high"), y["scale"], colour)
     points = base.mark_point(size=70, filled=True, opacity=1).encode(
         tooltip=_tooltips("method", "T", "shown", "interval", "n"), description="spoken:N"
     )
@@ -58,11 +58,23 @@ def scaling(
     return _finish(alt.layer(*layers), theme)
 
 
-def buckets(frame: pd.DataFrame, *, title: str, theme: Theme, order: Sequence[str]) -> alt.LayerChart:
-    """A quality metric against T (position bucket or length), x logarithmic, y from the data."""
+def buckets(
+    frame: pd.DataFrame,
+    *,
+    title: str,
+    theme: Theme,
+    order: Sequence[str],
+    length_title: str = "T, tokens",
+    share: bool = False,
+) -> alt.LayerChart:
+    """A quality metric against T (position bucket or length), x logarithmic.
+
+    share  the metric lies between 0 and 1, and so does the axis; else the axis follows the data
+    """
     methods = _methods(order, frame)
-    x = _length_axis(sorted({int(t) for t in frame["T"]}), title="T, tokens: upper end of the position bucket")
-    y = alt.Y("value:Q", scale=alt.Scale(zero=False, padding=14), axis=alt.Axis(title=title, tickCount=6))
+    x = _length_axis(sorted({int(t) for t in frame["T"]}), title=length_title)
+    scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False, padding=14)
+    y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title=title, tickCount=6))
     data = _told(frame, "")
     lines = alt.Chart(data).mark_line(strokeWidth=2)
     lines = lines.encode(x=x, y=y, **_by_method(methods, theme, order, dash=True, shape=False))
@@ -74,7 +86,28 @@ def buckets(frame: pd.DataFrame, *, title: str, theme: Theme, order: Sequence[st
         description="spoken:N",
         **_by_method(methods, theme, order, dash=False),
     )
-    return _finish(alt.layer(lines, points), theme)
+    intervals = _intervals(data, x, ("low", "high"), scale, points.encoding["color"])
+    return _finish(alt.layer(lines, intervals, points), theme)
+
+
+def depth_map(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
+    """Accuracy by depth and T as a heat map on the fixed scale 0 to 1, with the value in each cell.
+
+    frame  rows of one method with T, depth, value, n
+    """
+    data = frame[["T", "depth", "value", "n"]].assign(
+        length=[marks.length_text(t) for t in frame["T"]], percent=[f"{v:.0%}" for v in frame["value"]]
+    )
+    x = alt.X("length:O", sort=alt.EncodingSortField("T"), axis=alt.Axis(title="T, tokens", labelAngle=0))
+    y = alt.Y("depth:O", axis=alt.Axis(title="depth, tenths of the text"))
+    told = [alt.Tooltip(name) for name in ("T:Q", "depth:O", "percent:N", "n:Q")]
+    base = alt.Chart(data).encode(x=x, y=y)
+    boxes = base.mark_rect(stroke=theme.background).encode(
+        color=alt.Color("value:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=None), tooltip=told
+    )
+    ink = alt.condition("datum.value > 0.6", alt.value("#000000"), alt.value("#FFFFFF"))
+    words = base.mark_text(fontSize=11).encode(text="percent:N", color=ink)
+    return _finish(alt.layer(boxes, words), theme, height=alt.Step(20))
 
 
 def trade_off(
@@ -99,13 +132,12 @@ def trade_off(
         told_cost=[marks.value_text(v, unit) for v in points["cost"]],
         told_quality=[f"{v:.3f}" for v in points["quality"]],
     )
-    step = alt.Chart(frontier).mark_line(
+    step = alt.Chart(_to_the_edges(frontier, points)).mark_line(
         interpolate="step-after", color=theme.muted, strokeDash=[5, 4], strokeWidth=1.5
     )
     joined = alt.Chart(data).mark_line(strokeWidth=1, color=theme.border).encode(x=x, y=y, detail="base:N")
     dots = alt.Chart(data).encode(x=x, y=y, **_by_method(methods, theme, order, dash=False))
-    spread = dots.transform_filter("isValid(datum.quality_low) && isValid(datum.quality_high)").mark_rule()
-    spread = spread.encode(y="quality_low:Q", y2="quality_high:Q", shape=alt.Undefined)
+    spread = _intervals(data, x, ("quality_low", "quality_high"), y["scale"], dots.encoding["color"])
     dots = dots.mark_point(size=110, filled=True, opacity=1).encode(
         tooltip=[
             alt.Tooltip("method:N", title="method"),
@@ -113,7 +145,14 @@ def trade_off(
             alt.Tooltip("told_quality:N", title=quality_title),
         ]
     )
-    return _finish(alt.layer(step.encode(x=x, y=y), joined, spread, dots), theme)
+    middle = math.sqrt(points["cost"].min() * points["cost"].max())
+    names = [
+        alt.Chart(data[data["cost"] > middle] if on_right else data[data["cost"] <= middle])
+        .mark_text(align="right" if on_right else "left", dx=-9 if on_right else 9, dy=-9, color=theme.muted)
+        .encode(x=x, y=y, text="method:N")
+        for on_right in (False, True)
+    ]
+    return _finish(alt.layer(step.encode(x=x, y=y), joined, spread, dots, *names), theme)
 
 
 def icicle(frame: pd.DataFrame, *, chosen: str, theme: Theme) -> alt.LayerChart:
@@ -195,6 +234,24 @@ def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
     return _finish(alt.layer(boxes, glyphs), theme, height=alt.Step(22))
 
 
+def _intervals(data: pd.DataFrame, x: alt.X, ends: tuple[str, str], scale: Any, colour: alt.Color) -> alt.Chart:
+    """A thin line from the low end of each interval to the high one, where there is an interval."""
+    low, high = ends
+    here = alt.Chart(data).transform_filter(f"isValid(datum.{low}) && isValid(datum.{high})")
+    y = alt.Y(f"{low}:Q", scale=scale)
+    return here.mark_rule(strokeWidth=1.5, opacity=0.7).encode(x=x, y=y, y2=f"{high}:Q", color=colour)
+
+
+def _to_the_edges(frontier: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+    """The frontier's line, drawn on to the worst quality and the highest cost among the points."""
+    line = frontier[["cost", "quality"]].astype(float)
+    if line.empty:
+        return line
+    start = pd.DataFrame({"cost": [line["cost"].iloc[0]], "quality": [float(points["quality"].max())]})
+    end = pd.DataFrame({"cost": [float(points["cost"].max())], "quality": [line["quality"].iloc[-1]]})
+    return pd.concat([start, line, end])
+
+
 def _methods(order: Sequence[str], *frames: pd.DataFrame) -> list[str]:
     """The specs of the frames: vanilla first, then in the catalog's order."""
     place = {name: number for number, name in enumerate(order)}
@@ -204,19 +261,21 @@ def _methods(order: Sequence[str], *frames: pd.DataFrame) -> list[str]:
 
 
 def ticks(low: float, high: float, unit: str) -> list[float]:
-    """Round values for a logarithmic axis: powers of two for bytes, else 1-2-5; at most eight, [] when too few."""
+    """Round values for a logarithmic axis, at most eight: powers of two for bytes, else 1-2-5 or finer.
+
+    [] where fewer than two lie within, so that the axis chooses its own.
+    """
     if not 0 < low <= high:
         return []
-    if unit == "bytes":
-        powers = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
-        values = [float(2**power) for power in powers]
-    else:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        values = [step * 10.0**power for power in powers for step in (1, 2, 5)]
-    inside = [value for value in values if low / 1.3 <= value <= high * 1.3]
-    if len(inside) < 2 and high / low > 1.05:
-        return []
-    return inside[:: max(1, math.ceil(len(inside) / 8))]
+    steps = [(1,)] if unit == "bytes" else [(1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)]
+    base = 2 if unit == "bytes" else 10
+    powers = range(math.floor(math.log(low, base)), math.ceil(math.log(high, base)) + 1)
+    for chosen in steps:
+        inside = [step * float(base) ** power for power in powers for step in chosen]
+        inside = [value for value in inside if low / 1.01 <= value <= high * 1.01]
+        if len(inside) >= 3 or (len(inside) == 2 and chosen is steps[-1]) or (inside and high < low * 1.01):
+            return inside[:: math.ceil(len(inside) / 8)]
+    return []
 
 
 def _value_axis(field: str, title: str, unit: str, values: pd.Series, *, padding: int) -> dict[str, Any]:

@@ -190,6 +190,13 @@ def pareto(frame: pd.DataFrame, x: str, y: str, *, x_less: bool = True, y_less: 
     return points.iloc[kept].reset_index(drop=True)
 
 
+def depths(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+    """Rows of `{metric}_depth_{k}` with the column `depth` = k: where in the text the answer stood."""
+    prefix = f"{metric}_depth_"
+    rows = frame[frame["metric"].str.startswith(prefix) & (frame["status"] == "ok")]
+    return rows.assign(depth=[int(name.removeprefix(prefix)) for name in rows["metric"]]).reset_index(drop=True)
+
+
 def at_length(frame: pd.DataFrame, metric: str, phase: str, length: int | None = None) -> pd.DataFrame:
     """One value per method and impl, at `length` or at the longest T that all methods of the frame share.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from longatlas.errors import LongAtlasError
 
 MAX_BYTES = 8 << 20
-MIN_BYTES = 16 << 10
+MIN_BYTES = 32 << 10
 HELD_OUT = 0.1
 _SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", ".git", ".venv"}
 
@@ -28,8 +28,8 @@ class Corpus:
 def load_corpus(path: str = "") -> Corpus:
     """Read a corpus; "" is the standard library's source. At most 8 MiB are used, whole files in order of name.
 
-    A tenth is held out: every tenth file, or the end of a single file. Raises LongAtlasError for a path that is
-    missing, empty, binary, or a folder without text, and for less than 16 KiB of text.
+    A tenth is held out: every tenth file, or the end where there are few files or those are small. Raises
+    LongAtlasError for a path that is missing, empty, binary, or a folder without text, or less than 32 KiB of it.
     """
     return _load(path)
 
@@ -94,15 +94,14 @@ def _is_text(data: bytes) -> bool:
 
 
 def _split(name: str, texts: list[bytes], path: str) -> Corpus:
-    if len(texts) >= 10:
-        train = b"\n".join(text for i, text in enumerate(texts) if i % 10 != 5)
-        held_out = b"\n".join(text for i, text in enumerate(texts) if i % 10 == 5)
-    else:
-        joined = b"\n".join(texts)
+    joined = b"\n".join(texts)
+    if len(joined) < MIN_BYTES:
+        raise LongAtlasError(
+            f"corpus '{path}' has {len(joined)} bytes of text; at least {MIN_BYTES} are needed: give a longer one"
+        )
+    train = b"\n".join(text for i, text in enumerate(texts) if i % 10 != 5)
+    held_out = b"\n".join(text for i, text in enumerate(texts) if i % 10 == 5)
+    if len(texts) < 10 or len(held_out) < HELD_OUT / 2 * len(joined):
         cut = int(len(joined) * (1 - HELD_OUT))
         train, held_out = joined[:cut], joined[cut:]
-    if len(train) + len(held_out) < MIN_BYTES:
-        raise LongAtlasError(
-            f"corpus '{path}' has {len(train) + len(held_out)} bytes of text; at least {MIN_BYTES} are needed"
-        )
     return Corpus(name, train, held_out)

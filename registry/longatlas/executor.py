@@ -18,15 +18,16 @@ from typing import Any
 import psutil
 
 from longatlas.cells import Cell
+from longatlas.slot_lock import StoppedError
+
+__all__ = ["Executor", "StoppedError", "Worker"]
 
 Row = dict[str, Any]
 
 POLL_SECONDS = 0.25
-TAIL_BYTES = 2000
-
-
-class StoppedError(Exception):
-    """The run was asked to stop; nothing is known about the cell that was being measured."""
+STARTUP_SECONDS = 120.0
+TAIL_BYTES = 4000
+OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
 class Worker:
@@ -37,6 +38,8 @@ class Worker:
         self._memory_gib = memory_gib or 0.8 * psutil.virtual_memory().total / 2**30
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
+        self._ready = False
+        self._log_start = 0
 
     def measure(self, cell: Cell, timeout: float, should_stop: Callable[[], bool]) -> list[Row]:
         """The rows of a cell; a worker that dies or hangs gives a row `crash`, `oom` or `timeout`.
@@ -44,6 +47,7 @@ class Worker:
         Raises StoppedError when `should_stop` says so; the worker is gone then.
         """
         process = self._start()
+        self._log_start = self._log_path.stat().st_size
         request = {"cell": asdict(cell), "cache": str(self._cache)}
         try:
             assert process.stdin is not None
@@ -51,10 +55,12 @@ class Worker:
             process.stdin.flush()
         except BrokenPipeError:
             return [self._obituary()]
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + (timeout if self._ready else STARTUP_SECONDS)
         while True:
             line = self._read_line(process)
-            if line is not None:
+            if line is not None and not self._ready:
+                self._ready, deadline = True, time.monotonic() + timeout
+            elif line is not None:
                 rows: list[Row] = json.loads(line)["rows"]
                 if rows[0].get("status") == "oom":
                     self.stop()  # its heap may be in pieces
@@ -65,8 +71,9 @@ class Worker:
                 self.stop()
                 raise StoppedError
             if time.monotonic() > deadline:
+                what = f"not done after {timeout:g} s" if self._ready else "the worker did not start"
                 self.stop()
-                return [{"status": "timeout", "reason": f"not done after {timeout:g} s"}]
+                return [{"status": "timeout", "reason": what}]
 
     def stop(self) -> None:
         """End the process and everything it started."""
@@ -83,7 +90,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
-            self._buffer = b""
+            self._buffer, self._ready = b"", False
             with self._log_path.open("ab") as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "longatlas.worker"],
@@ -118,13 +125,23 @@ class Worker:
             return {"status": "oom", "reason": "killed by the system, most often because memory ran out"}
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last = self._last_words()
-        return {"status": "crash", "reason": f"the worker ended with {how}" + (f": {last}" if last else "")}
+        reason = f"the worker ended with {how}" + (f": {last}" if last else "")
+        return {"status": "oom" if is_about_memory(last) else "crash", "reason": reason}
 
     def _last_words(self) -> str:
+        """The last line that the worker wrote in this cell; after a fault the line of Python it was at."""
         with self._log_path.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - TAIL_BYTES))
             lines = log.read().decode(errors="replace").strip().splitlines()
+        for number, line in enumerate(lines):
+            if line.endswith("(most recent call first):") and number + 1 < len(lines):
+                return lines[number + 1].strip()
         return lines[-1].strip() if lines else ""
+
+
+def is_about_memory(text: str) -> bool:
+    """Whether an error's text says that memory ran out."""
+    return any(words in text.lower() for words in OUT_OF_MEMORY)
 
 
 class Executor:

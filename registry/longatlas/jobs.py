@@ -47,7 +47,12 @@ class Job:
 
 
 def submit(store: Store, plan: Plan, *, start: bool = True) -> Job:
-    """Put a plan in the queue and wake the supervisor. A plan that is queued or running already is not doubled."""
+    """Put a plan in the queue and wake the supervisor. A plan that is queued or running already is not doubled.
+
+    Raises LongAtlasError when the store cannot be written.
+    """
+    store.check_writable()
+    _mend(store)
     with store.engine.begin() as connection:
         query = sa.select(JOBS.c.id).where(JOBS.c.plan_hash == plan.hash, JOBS.c.status.in_(ACTIVE))
         found = connection.execute(query).scalar()
@@ -66,6 +71,7 @@ def submit(store: Store, plan: Plan, *, start: bool = True) -> Job:
 
 def job(store: Store, number: int) -> Job:
     """One job. Raises LongAtlasError for a number that is not in the store."""
+    _mend(store)
     with store.engine.connect() as connection:
         row = connection.execute(sa.select(JOBS).where(JOBS.c.id == number)).mappings().first()
     if row is None:
@@ -83,14 +89,12 @@ def jobs(store: Store, *, limit: int = 50) -> list[Job]:
 
 def cancel(store: Store, number: int) -> Job:
     """Ask a job to stop, from any process: a queued one at once, a running one within seconds."""
-    found = job(store, number)
+    job(store, number)
     with store.engine.begin() as connection:
         here = JOBS.c.id == number
         connection.execute(sa.update(JOBS).where(here).values(cancel=1))
         waiting = here & (JOBS.c.status == QUEUED)
         connection.execute(sa.update(JOBS).where(waiting).values(status=CANCELLED, finished=time.time()))
-    if found.status == RUNNING and supervisor(store) is None:
-        _mend(store)
     return job(store, number)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longatlas.cells import Cell, expand
-from longatlas.executor import Executor, StoppedError
-from longatlas.plan import Plan, load_plan
-from longatlas.slot_lock import device_slot
+from longatlas.executor import Executor
+from longatlas.plan import Plan, load_plan, plan_from_values
+from longatlas.slot_lock import StoppedError, device_slot
 from longatlas.store import Store
 
 if TYPE_CHECKING:
@@ -54,12 +54,13 @@ def run(
     A cell that fails is a row with its status; nothing is dropped. Raises LongAtlasError for a bad plan or store.
     """
     plan = as_plan(plan)
+    cells = expand(plan)
     store = store if isinstance(store, Store) else Store(store)
     store.check_writable()
-    cells = expand(plan)
-    statuses = {} if force else store.finished(cell.key for cell in cells)
-    with device_slot(plan.device), Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
-        _run_cells(cells, statuses, plan, store, executor, progress or (lambda step: None), should_stop)
+    with device_slot(plan.device, should_stop):
+        statuses = {} if force else store.finished((cell.key for cell in cells), timeout=plan.timeout)
+        with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
+            _run_cells(cells, statuses, plan, store, executor, progress or (lambda step: None), should_stop)
     return store.rows(keys=[cell.key for cell in cells])
 
 
@@ -67,7 +68,7 @@ def as_plan(plan: Plan | Mapping[str, Any] | Path | str) -> Plan:
     """Accept a Plan, a mapping of its keys, or a path."""
     if isinstance(plan, Plan):
         return plan
-    return Plan(**plan) if isinstance(plan, Mapping) else load_plan(plan)
+    return plan_from_values(plan) if isinstance(plan, Mapping) else load_plan(plan)
 
 
 def hosts_path(store: Store) -> Path:
@@ -101,7 +102,8 @@ def _run_cells(
 ) -> None:
     ended: dict[tuple[str, str, str], Cell] = {}
     for done, cell in enumerate(cells):
-        status, reason, kept = statuses.get(cell.key, ""), "", cell.key in statuses
+        status, reason = statuses.get(cell.key, ""), ""
+        kept = status not in ("", "skipped") or (status == "skipped" and cell.series in ended)
         if not kept:
             if should_stop():
                 raise StoppedError

@@ -48,7 +48,7 @@ class SlotMixer(nn.Module):
         k = self.k(x).view(batch, length, self.kv_heads, self.head_size)
         v = self.v(x).view(batch, length, self.kv_heads, self.head_size)
         o, state = self.mix(q, k, v, state)
-        return self.out(o.reshape(batch, length, -1)), state
+        return self.out(o.flatten(2)), state
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, state: SlotState | None) -> tuple[Tensor, SlotState]:
         """q [B, T, H, D]; k, v [B, T, Hkv, D] before rotation -> o [B, T, H, D]."""

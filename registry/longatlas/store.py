@@ -143,15 +143,13 @@ class Store:
                 ) from None
         elif not path.exists():
             raise LongAtlasError(f"store '{path}' does not exist; make one with `longatlas run` or `longatlas demo`")
-        engine = sa.create_engine(self.url, connect_args={"timeout": 30})
-        sa.event.listen(engine, "connect", _set_pragmas)
-        return engine
+        return sa.create_engine(self.url, connect_args={"timeout": 30})
 
     def _prepare(self) -> None:
         try:
             with self.engine.connect() as connection:
                 names = sa.inspect(connection).get_table_names()
-                version = self._version(connection) if "meta" in names else 0
+                version = self._version(connection) if _schema.tables.keys() <= set(names) else 0
         except DatabaseError as error:
             raise self._explain(error) from None
         if version > SCHEMA_VERSION:
@@ -167,8 +165,16 @@ class Store:
         if version == 0:
             if self.read_only:
                 raise LongAtlasError(f"store '{self.name}' holds no longatlas results")
-            with self._writing() as connection:
-                _schema.create_all(connection)
+            self._create()
+
+    def _create(self) -> None:
+        with self._writing() as connection:
+            if self.is_sqlite:
+                _set_wal(connection)
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _schema.create_all(connection)
+            there = connection.execute(sa.select(META.c.key)).scalar()
+            if there is None:
                 connection.execute(sa.insert(META).values(key="version", value=str(SCHEMA_VERSION)))
 
     def _version(self, connection: Connection) -> int:
@@ -200,14 +206,15 @@ class Store:
 
     # Cells and rows
 
-    def finished(self, keys: Iterable[str]) -> dict[str, str]:
-        """Key -> status of those cells that are finished."""
+    def finished(self, keys: Iterable[str], *, timeout: float = 0.0) -> dict[str, str]:
+        """Key -> status of those cells that are finished; a `timeout` after less than `timeout` seconds is not."""
         wanted = list(keys)
         found: dict[str, str] = {}
         with self.engine.connect() as connection:
             for start in range(0, len(wanted), 500):
                 part = wanted[start : start + 500]
-                query = sa.select(CELLS.c.key, CELLS.c.status).where(CELLS.c.key.in_(part))
+                given_up = (CELLS.c.status != "timeout") | (CELLS.c.seconds >= timeout)
+                query = sa.select(CELLS.c.key, CELLS.c.status).where(CELLS.c.key.in_(part), given_up)
                 found |= {row.key: row.status for row in connection.execute(query)}
         return found
 
@@ -265,14 +272,16 @@ class Store:
             return int(connection.execute(sa.select(sa.func.max(ROWS.c.id))).scalar() or 0)
 
 
-def _set_pragmas(connection: Any, record: Any) -> None:
-    cursor = connection.cursor()
-    try:
-        cursor.execute("PRAGMA journal_mode=WAL")
-    except Exception:  # a read-only file keeps the mode it has
-        pass
-    finally:
-        cursor.close()
+def _set_wal(connection: Connection) -> None:
+    """Readers then never wait for a writer; the file keeps this mode. Another process may be doing the same."""
+    for _ in range(100):
+        try:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            return
+        except OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05)
 
 
 def _matches(method: str) -> sa.ColumnElement[bool]:

@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Callable
 
 from longatlas import jobs
-from longatlas.executor import StoppedError
 from longatlas.running import Progress, run
+from longatlas.slot_lock import StoppedError
 from longatlas.store import Store
 
 

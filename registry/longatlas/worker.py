@@ -1,4 +1,4 @@
-"""The worker process: reads cells from standard input, one JSON object per line, and answers with their rows.
+"""The worker process: says it is ready, reads cells from standard input, one JSON object per line, answers with rows.
 
 The parent may kill it at any time; it dies with its parent.
 """
@@ -6,25 +6,32 @@ The parent may kill it at any time; it dies with its parent.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import resource
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import Any, TextIO
 
 
 def main() -> None:
     """Serve cells until standard input ends."""
     answers = _private_stdout()
     _die_with_parent()
+    faulthandler.enable()
+    from longatlas.measure import run_cell  # noqa: F401 - loading torch is no part of the first cell
+
     _limit_memory(float(os.environ.get("LONGATLAS_WORKER_MEMORY_GIB", "0")))
+    _answer(answers, {"ready": True})
     for line in sys.stdin:
-        request = json.loads(line)
-        answer = {"rows": _measure(request)}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        _answer(answers, {"rows": _measure(json.loads(line))})
+
+
+def _answer(answers: TextIO, value: dict[str, Any]) -> None:
+    answers.write(json.dumps(value) + "\n")
+    answers.flush()
 
 
 def _measure(request: dict[str, Any]) -> list[dict[str, Any]]:
@@ -37,7 +44,7 @@ def _measure(request: dict[str, Any]) -> list[dict[str, Any]]:
         return [failure("crash", " ".join(traceback.format_exception_only(error)[-1].split()))]
 
 
-def _private_stdout() -> Any:
+def _private_stdout() -> TextIO:
     """Keep the answers apart from whatever a method prints, which goes to the log."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

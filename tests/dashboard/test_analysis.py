@@ -128,6 +128,11 @@ def test_trade_off_joins_methods_that_have_both() -> None:
     assert found[["method", "cost", "quality", "quality_T"]].to_numpy().tolist() == [["a", 1.0, 2.5, 256]]
 
 
+def test_depths_are_read_from_the_metric() -> None:
+    rows = frame(row(1, "a", 64, 0.5, metric="accuracy_depth_3"), row(2, "a", 64, 0.5, metric="accuracy"))
+    assert analysis.depths(rows)[["depth", "value"]].to_numpy().tolist() == [[3, 0.5]]
+
+
 def test_failures_are_never_dropped() -> None:
     rows = frame(*(row(i, "a", 512, None, status=status, metric="") for i, status in enumerate(analysis.FAILED)))
     assert len(analysis.failures(rows)) == len(analysis.FAILED)

@@ -94,12 +94,21 @@ def test_trade_off_draws_the_frontier_as_steps(filled: Store) -> None:
     ).to_dict()
     assert made["layer"][0]["mark"]["interpolate"] == "step-after"
     assert len(points) == points["method"].nunique() == 6
+    drawn = next(iter(made["datasets"][made["layer"][0]["data"]["name"]]))
+    assert drawn["quality"] == pytest.approx(points["quality"].max())
 
 
 def test_buckets_keep_every_position(filled: Store) -> None:
     values = analysis.measured(analysis.latest(filled.rows()), "bits_per_byte")
     made = charts.buckets(values, title="bits", theme=theme.LIGHT, order=ORDER).to_dict()
     assert made["layer"][0]["encoding"]["x"]["axis"]["values"] == [256, 512, 1024, 2048]
+
+
+def test_a_depth_map_has_a_fixed_scale_and_its_values_in_the_cells() -> None:
+    frame = pd.DataFrame({"T": [64, 64], "depth": [0, 1], "value": [0.0, 1.0], "n": [2, 2]})
+    made = charts.depth_map(frame, theme=theme.LIGHT).to_dict()
+    assert made["layer"][0]["encoding"]["color"]["scale"] == {"scheme": "viridis", "domain": [0, 1]}
+    assert [line["percent"] for line in next(iter(made["datasets"].values()))] == ["0%", "100%"]
 
 
 def test_the_icicle_holds_every_node_and_names_its_selection() -> None:
@@ -127,6 +136,8 @@ def test_the_grid_tells_status_by_glyph() -> None:
         (1 << 20, 8 << 20, "bytes", [1 << 20, 2 << 20, 4 << 20, 8 << 20]),
         (0, 1, "ms", []),
         (0.51, 0.58, "ms", []),
+        (7.2, 16.4, "ms", [8, 10, 15]),
+        (1 << 19, 1 << 19, "bytes", [1 << 19]),
     ],
 )
 def test_ticks_are_round(low: float, high: float, unit: str, expected: list[float]) -> None:

@@ -115,8 +115,14 @@ def _quality(rows: pd.DataFrame) -> pd.DataFrame:
         chosen = analysis.under(part, setting)
         shown.append(chosen)
         st.caption(ui.plain(ui.setting_text(setting)))
+        by_depth = analysis.depths(chosen)
         for metric in dict.fromkeys(chosen.loc[chosen["metric"] != "", "metric"]):
-            _metric(chosen, task, metric)
+            if metric not in set(by_depth["metric"]):
+                _metric(chosen, task, metric)
+        _depths(by_depth, task)
+        failed = len(analysis.failures(chosen))
+        if failed:
+            st.caption(f"{failed} of its cells gave no number; they are in the tab Failures.")
     if not shown:
         ui.empty("No quality has been measured for these methods.", command="longatlas demo")
     return pd.concat(shown) if shown else rows
@@ -127,10 +133,34 @@ def _metric(rows: pd.DataFrame, task: str, metric: str) -> None:
     if values.empty:
         return
     axis = AXES.get(metric, metric)
-    made = charts.buckets(values, title=axis, theme=ui.theme(), order=ui.methods_order())
+    made = charts.buckets(
+        values,
+        title=axis,
+        theme=ui.theme(),
+        order=ui.methods_order(),
+        length_title="upper end of the position bucket, tokens" if task == "language_model" else "T, tokens",
+        share=metric == "accuracy",
+    )
     names = ", ".join(dict.fromkeys(values["method"]))
     about = f"{axis} against T in the task {task}: {names}. The numbers are in the tab Table."
     ui.chart(made, alt_text=about, key=f"quality_{task}_{metric}")
+
+
+def _depths(rows: pd.DataFrame, task: str) -> None:
+    """One heat map per method, three beside each other."""
+    names = ui.names_with_rows(rows)
+    for first in range(0, len(names), 3):
+        for column, name in zip(st.columns(3), names[first : first + 3], strict=False):
+            own = rows[rows["method"] == name]
+            worst = own.loc[own["value"].idxmin()]
+            about = f"{task}, {name}: accuracy by depth and T; the least is {worst['value']:.0%} at depth "
+            with column:
+                st.caption(ui.plain(name))
+                ui.chart(
+                    charts.depth_map(own, theme=ui.theme()),
+                    alt_text=f"{about}{worst['depth']}, T = {worst['T']}.",
+                    key=f"depth_{task}_{name}",
+                )
 
 
 def _trade_off(shaped: pd.DataFrame, quality: pd.DataFrame) -> None:
@@ -144,7 +174,11 @@ def _trade_off(shaped: pd.DataFrame, quality: pd.DataFrame) -> None:
         bind="query-params",
     )
     view = COSTS[key or "prefill"]
-    cost = analysis.at_length(shaped, view.metric, view.phase)
+    lengths = sorted({int(length) for length in analysis.measured(shaped, view.metric, view.phase)["T"]})
+    length = st.segmented_control("at T", lengths, format_func=marks.length_text, key="at", bind="query-params")
+    if length is None:
+        st.caption("At the longest T that all have; choose another above.")
+    cost = analysis.at_length(shaped, view.metric, view.phase, length)
     bits = analysis.measured(quality, "bits_per_byte")
     points = analysis.trade_off(cost, bits)
     if points.empty:
@@ -167,31 +201,40 @@ def _trade_off(shaped: pd.DataFrame, quality: pd.DataFrame) -> None:
     st.caption("Lower left is better on both. The dashed step joins what no other method beats in both.")
     best = ", ".join(frontier["method"])
     ui.chart(made, alt_text=f"Bits per byte against {view.title.lower()}. Not beaten in both: {best}.", key="trade")
-    ui.table(points.drop(columns=["cost_T", "quality_T"]))
+    shown = points.drop(columns=["cost_T", "quality_T"])
+    words = {"cost": f"{view.title}, {view.unit}", "quality": "bits per byte"}
+    shown.columns = [
+        f"{words[name.partition('_')[0]]} {name.partition('_')[2]}".strip() if name != "method" else name
+        for name in shown.columns
+    ]
+    ui.table(shown)
 
 
 def _cards(methods: list[str]) -> None:
-    cards = [(spec, parse_spec(spec)) for spec in methods if plots.known(spec)]
-    if not cards:
-        return
-    facts = {spec: _facts(combination) for spec, combination in cards}
-    frame = pd.DataFrame(facts)
-    differs = frame.nunique(axis=1) > 1
-    frame.insert(0, "fact", frame.index)
-    frame.insert(1, "differs", ["differs" if flag else "" for flag in differs])
-    st.caption("One column per method. The column `differs` marks the facts in which they are not alike.")
-    ui.table(frame, row_height=60)
+    """Cards three beside each other; a fact in which they are not alike is marked with ≠."""
+    cards = {spec: parse_spec(spec) for spec in methods if plots.known(spec)}
+    facts = {spec: _facts(combination) for spec, combination in cards.items()}
+    differs = {name: len({f[name] for f in facts.values()}) > 1 for name in next(iter(facts.values()), {})}
+    st.caption("≠ marks what is not the same for all of them.")
+    specs = list(cards)
+    for first in range(0, len(specs), 3):
+        for column, spec in zip(st.columns(3), specs[first : first + 3], strict=False):
+            with column, st.container(border=True, height="stretch"):
+                _card(cards[spec], facts[spec], differs)
+
+
+def _card(combination: Combination, facts: dict[str, str], differs: dict[str, bool]) -> None:
     with st.container(horizontal=True):
-        for _, combination in cards:
-            for part in combination.parts:
-                ui.link("method", ui.plain(part.method.title), icon=":material/article:", id=part.method.name)
+        for part in combination.parts:
+            ui.link("method", f"**{ui.plain(part.method.title)}**", icon=":material/article:", id=part.method.name)
+    lines = [f"{'**≠** ' if differs[name] else ''}:gray[{name}] {ui.plain(value)}" for name, value in facts.items()]
+    st.markdown("  \n".join(lines))
 
 
 def _facts(combination: Combination) -> dict[str, str]:
     methods = [part.method for part in combination.parts]
     taxonomy = catalog.load_catalog().taxonomy
     return {
-        "title": combination.title,
         "family": ", ".join(taxonomy.node(m.family).title for m in methods),
         "slots": ", ".join(slot for m in methods for slot in m.fills),
         "time": ", ".join(m.cost.time for m in methods),
@@ -199,7 +242,6 @@ def _facts(combination: Combination) -> dict[str, str]:
         "training": combination.training,
         "implementations": ", ".join(combination.impls),
         "options": ", ".join(f"{name}={value}" for name, value in combination.options.items()) or "none",
-        "departures": combination.deviations or "none",
     }
 
 

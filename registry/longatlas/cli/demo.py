@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from longatlas.cli.measure import print_tables, progress_bar, store_option
+from longatlas.cli.measure import kept_when_interrupted, print_tables, progress_bar, store_option
 
 
 @click.command()
@@ -26,7 +26,7 @@ def demo(corpus: str, port: int, no_serve: bool, store: str | None) -> None:
 
         check_port(port)
     opened = Store(store)
-    with progress_bar() as progress:
+    with kept_when_interrupted(), progress_bar() as progress:
         frame = run(demo_plan(corpus), store=opened, progress=progress)
     print_tables(frame)
     click.echo(f"\nStored in {opened.name}")

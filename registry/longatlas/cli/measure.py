@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,7 +74,7 @@ def run(plan: str | None, store: str | None, force: bool, as_json: bool, **given
     from longatlas.running import run as run_plan
 
     chosen = make_plan(plan, given)
-    with progress_bar() as progress:
+    with kept_when_interrupted(), progress_bar() as progress:
         frame = run_plan(chosen, store=store, force=force, progress=progress)
     if as_json:
         print_json(flat_rows(frame))
@@ -81,16 +82,26 @@ def run(plan: str | None, store: str | None, force: bool, as_json: bool, **given
         print_tables(frame)
 
 
+@contextmanager
+def kept_when_interrupted() -> Iterator[None]:
+    """Ctrl-C ends with exit code 130 and says what is left to do."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("Interrupted; finished cells are kept, the same command goes on from there.", err=True)
+        sys.exit(130)
+
+
 def make_plan(path: str | None, given: dict[str, Any]) -> Any:
     """A plan from a file and from options; options win."""
-    from longatlas.plan import Plan, load_plan
+    from longatlas.plan import load_plan, plan_from_values
 
     values = {key: _value(key, value) for key, value in given.items() if value is not None}
     if path is not None:
         return load_plan(path).with_values(values)
     if "methods" not in values:
         raise LongAtlasError("there is nothing to run; give a PLAN.yaml or --methods a,b (see `longatlas list`)")
-    return Plan(**values)
+    return plan_from_values(values)
 
 
 def _value(key: str, value: Any) -> Any:
@@ -166,7 +177,7 @@ def print_tables(frame: pd.DataFrame) -> None:
 
 def flat_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain dicts with null for what is missing."""
-    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
+    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
     return rows
 
 

@@ -13,6 +13,7 @@ from longatlas.combination import Combination, parse_spec
 from longatlas.config import DecoderConfig
 from longatlas.decoder import Decoder
 from longatlas.errors import LongAtlasError, UnsupportedError
+from longatlas.executor import is_about_memory
 from longatlas.measure.memory import LiveBytes
 from longatlas.measure.speed import median_interval, phase_runner, random_tokens, sample_seconds, synchroniser
 from longatlas.state import state_bytes
@@ -21,6 +22,8 @@ from longatlas.testing.case import make_case
 from longatlas.testing.impls import compare_impl
 
 Row = dict[str, Any]
+
+ROW_KEYS = frozenset(("metric", "value", "unit", "T", "low", "high", "n", "samples", "status", "reason"))
 
 _gates: dict[tuple[str, str, str], str] = {}
 
@@ -38,7 +41,7 @@ def run_cell(cell: dict[str, Any], cache: str) -> list[Row]:
         if red:
             return [failure("incorrect", red)]
         torch.set_num_threads(cell["threads"])
-        return _MEASURES[cell["measure"]](cell, combination, cache)
+        return checked(_MEASURES[cell["measure"]](cell, combination, cache))
     except UnsupportedError as error:
         return [failure("unsupported", str(error))]
     except LongAtlasError as error:
@@ -56,11 +59,19 @@ def failure(status: str, reason: str) -> Row:
     return {"status": status, "reason": reason}
 
 
+def checked(rows: list[Row]) -> list[Row]:
+    """The rows, when they are what the store takes; a task of a plugin may give anything."""
+    if not isinstance(rows, list) or not rows:
+        raise TypeError(f"a task's run must return a list of at least one metric, not {rows!r}")
+    for row in rows:
+        wrong = set(row) - ROW_KEYS
+        if wrong:
+            raise TypeError(f"a metric has the key '{min(wrong)}'; known: {', '.join(sorted(ROW_KEYS))}")
+    return rows
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in text for words in ("can't allocate memory", "not enough memory", "out of memory", "bad alloc")
-    )
+    return isinstance(error, torch.OutOfMemoryError) or is_about_memory(str(error))
 
 
 def gate(combination: Combination, impl: str, device: str) -> str:

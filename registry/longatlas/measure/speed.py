@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -41,10 +42,17 @@ def sample_seconds(run: Callable[[], None], budget: float, synchronise: Callable
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of the median from order statistics; with fewer than six samples, the range."""
-    ordered, n = sorted(samples), len(samples)
-    reach = 0.98 * math.sqrt(n)  # half of 1.96 standard deviations of a binomial with p = 1/2
-    low, high = math.floor(n / 2 - reach), math.ceil(n / 2 + reach)
-    return ordered[max(low, 0)], ordered[min(high, n - 1)]
+    ordered, rank = sorted(samples), _median_rank(len(samples))
+    return ordered[rank], ordered[-1 - rank]
+
+
+@cache
+def _median_rank(n: int) -> int:
+    """The most samples that can be left out at each end; how many lie below the median is binomial, p = 1/2."""
+    below, rank = 1, 0  # below: ways to have at most `rank` samples under the median
+    while (below := below + math.comb(n, rank + 1)) <= 0.025 * 2**n:
+        rank += 1
+    return rank
 
 
 def phase_runner(decoder: Decoder, phase: str, length: int, batch: int, seed: int) -> Callable[[], None]:

@@ -58,7 +58,7 @@ TASKS = (
                 "sequences": 16,
             },
         },
-        example="Trained on 256 bytes at a time; bucket T = 1024 is the mean loss at bytes 513 to 1024 of held-out text.",
+        example="Trained on 256 bytes at a time; T = 1024 is the mean loss at bytes 513 to 1024 of held-out text.",
     ),
     Task(
         name="mqar",

@@ -25,6 +25,7 @@ def run(session: Session) -> list[dict[str, Any]]:
     settings = session.settings
     length = int(settings["length"])
     text = session.text()
+    tokens = held_out(text.held_out, int(settings["sequences"]), REACH * length + 1).to(session.device)
     train = torch.frombuffer(bytearray(text.train), dtype=torch.uint8)
     config = DecoderConfig(
         d_model=settings["d_model"],
@@ -36,7 +37,6 @@ def run(session: Session) -> list[dict[str, Any]]:
     decoder = session.decoder(
         config, lambda: _batches(train, session, length), lr=settings.get("lr", 4e-3), content=digest
     )
-    tokens = held_out(text.held_out, int(settings["sequences"]), REACH * length + 1).to(session.device)
     return bits_by_position(decoder, tokens, length)
 
 

@@ -76,7 +76,7 @@ class Session:
         facts = {
             "host": host.spec,
             "options": host.options,
-            "impl": self.impl if host is self.combination else "auto",
+            "impl": host.resolve_impl("auto", self.device) if host is not self.combination else self.impl,
             "config": asdict(config),
             "settings": dict(self.settings),
             "lr": lr,

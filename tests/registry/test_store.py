@@ -1,0 +1,262 @@
+"""The store: what it keeps, and files that are no store."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from longatlas import LongAtlasError
+from longatlas.cells import Cell, expand
+from longatlas.plan import Plan
+from longatlas.store import META, SCHEMA_VERSION, Store, store_url
+
+CONTRACT = {
+    *("method", "options", "impl", "measure", "phase", "T", "metric", "value", "unit", "low", "high"),
+    *("status", "reason", "device", "dtype"),
+}
+PLAN = Plan(methods=("vanilla", "sliding_window:window=8", "yarn+sliding_window"), measure=("speed",), lengths=(8, 16))
+CELLS = expand(PLAN)
+ROWS: list[dict[str, Any]] = [
+    {"metric": "train_ms", "unit": "ms", "value": 0.1 + 0.2, "low": 0.1, "high": 1e-13, "n": 3, "samples": [1.5, 2.0]},
+    {"metric": "tokens_per_s", "unit": "tokens/s", "value": 9.0},
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "deep" / "store.sqlite"))
+
+
+def fill(store: Store, cells: list[Cell] = CELLS) -> Store:
+    for cell in cells:
+        store.save(cell, ROWS, 1.0)
+    return store
+
+
+def snapshot(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def test_rows_have_all_columns_and_exact_values(store: Store) -> None:
+    frame = fill(store, CELLS[:1]).rows(samples=True)
+    assert set(frame.columns) >= CONTRACT
+    first = frame.iloc[0]
+    assert (first["method"], first["phase"], first["T"], first["device"], first["dtype"]) == (
+        "vanilla",
+        "train",
+        8,
+        "cpu",
+        "float32",
+    )
+    assert (first["value"], first["low"], first["high"]) == (0.1 + 0.2, 0.1, 1e-13)
+    assert list(frame["samples"]) == [[1.5, 2.0], []]
+    assert first["versions"]["torch"]
+    assert first["case"] == CELLS[0].case
+    assert "samples" not in store.rows().columns
+
+
+def test_options_are_all_there_with_their_values(store: Store) -> None:
+    frame = fill(store).rows()
+    options = dict(zip(frame["method"], frame["options"], strict=True))
+    assert options["sliding_window:window=8"]["window"] == 8
+    assert {"yarn.factor", "sliding_window.window"} <= options["yarn+sliding_window"].keys()
+
+
+def test_select_by_method_measure_phase_and_keys(store: Store) -> None:
+    fill(store)
+    assert set(store.rows(methods=["sliding_window"])["method"]) == {"sliding_window:window=8"}
+    assert set(store.rows(methods=["sliding_window:window=8", "vanilla"])["method"]) == {
+        "sliding_window:window=8",
+        "vanilla",
+    }
+    assert store.rows(methods=["sliding_window:window=9"]).empty
+    assert set(store.rows(methods=["yarn+sliding_window"])["method"]) == {"yarn+sliding_window"}
+    assert set(store.rows(phase="decode")["phase"]) == {"decode"}
+    assert store.rows(measure="quality").empty
+    assert set(store.rows(keys=[CELLS[0].key])["cell"]) == {CELLS[0].key}
+    assert store.rows(keys=[]).empty
+
+
+def test_rows_of_many_keys_keep_their_order(store: Store) -> None:
+    fill(store)
+    keys = [f"none{i}" for i in range(1200)] + [cell.key for cell in CELLS]
+    assert store.rows(keys=keys)["id"].is_monotonic_increasing
+    assert len(store.finished(keys)) == len(CELLS)
+
+
+def test_saving_again_replaces(store: Store) -> None:
+    fill(store, CELLS[:1])
+    last = store.last_row_id()
+    store.save(CELLS[0], [{"status": "crash", "reason": "broke"}], 1.0)
+    frame = store.rows()
+    assert list(frame["status"]) == ["crash"]
+    assert frame["value"].isna().all()
+    assert store.last_row_id() >= last - 1
+    assert store.finished([CELLS[0].key]) == {CELLS[0].key: "crash"}
+
+
+def test_a_cell_is_saved_whole_or_not_at_all(store: Store) -> None:
+    fill(store, CELLS[:1])
+    with pytest.raises(LongAtlasError):
+        store.save(CELLS[0], [{"status": None, "reason": "a column that must not be null"}], 1.0)
+    assert list(store.rows()["metric"]) == ["train_ms", "tokens_per_s"]
+
+
+def test_a_timeout_is_not_finished_for_who_gives_more_time(store: Store) -> None:
+    store.save(CELLS[0], [{"status": "timeout", "reason": "not done after 5 s"}], 5.2)
+    fill(store, CELLS[1:2])
+    keys = [cell.key for cell in CELLS[:2]]
+    assert store.finished(keys, timeout=5) == {keys[0]: "timeout", keys[1]: "ok"}
+    assert store.finished(keys, timeout=60) == {keys[1]: "ok"}
+
+
+def test_last_row_id_grows(store: Store) -> None:
+    assert store.last_row_id() == 0
+    fill(store, CELLS[:1])
+    before = store.last_row_id()
+    fill(store, CELLS[1:2])
+    assert store.last_row_id() > before
+
+
+def test_environment_names_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LONGATLAS_STORE", str(tmp_path / "a.sqlite"))
+    assert Store().name == str(tmp_path / "a.sqlite")
+    assert Store(str(tmp_path / "b.sqlite")).name == str(tmp_path / "b.sqlite")
+    assert store_url("postgresql://u:p@host/db").get_backend_name() == "postgresql"
+
+
+def test_readers_see_whole_cells_while_one_writes(store: Store) -> None:
+    failures: list[str] = []
+    done = threading.Event()
+
+    def read() -> None:
+        reader = Store(store.name, read_only=True)
+        while not done.is_set():
+            frame = reader.rows()
+            if len(frame) % 2 or set(frame["status"]) - {"ok"}:
+                failures.append(f"{len(frame)} rows")
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for thread in readers:
+        thread.start()
+    for _ in range(5):
+        fill(store)
+    done.set()
+    for thread in readers:
+        thread.join()
+    assert not failures
+    assert len(store.rows()) == 2 * len(CELLS)
+
+
+def test_an_open_write_does_not_stop_readers(store: Store) -> None:
+    fill(store, CELLS[:1])
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(META).values(value="1"))
+        assert len(Store(store.name, read_only=True).rows()) == 2
+
+
+def _plain_text(path: Path) -> None:
+    path.write_text("this is a letter, no database\n" * 200)
+
+
+def _database_of_something_else(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table meta (name text)")
+        connection.execute("create table songs (name text)")
+
+
+def _newer(path: Path) -> None:
+    with Store(str(path)).engine.begin() as connection:
+        connection.execute(sa.update(META).values(value=str(SCHEMA_VERSION + 1)))
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "text": (_plain_text, "is no SQLite file; choose another with --store"),
+    "foreign": (_database_of_something_else, "is a database of something else (tables: meta, songs); choose another"),
+    "newer": (_newer, f"has schema version {SCHEMA_VERSION + 1}; this longatlas reads up to {SCHEMA_VERSION}: install"),
+    "folder": (lambda path: path.mkdir(), "choose another with --store"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_no_store_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "bad.sqlite"
+    make, told = BAD[kind]
+    make(path)
+    before = None if path.is_dir() else snapshot(path)
+    with pytest.raises(LongAtlasError) as caught:
+        Store(str(path))
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert before is None or snapshot(path) == before
+
+
+def test_read_only_makes_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "none.sqlite"
+    with pytest.raises(LongAtlasError, match="does not exist; make one with `longatlas run`"):
+        Store(str(path), read_only=True)
+    assert not path.exists()
+    _database_of_something_else(path)
+    before = snapshot(path)
+    with pytest.raises(LongAtlasError, match="holds no longatlas results"):
+        Store(str(path), read_only=True)
+    assert snapshot(path) == before
+
+
+def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LongAtlasError, match="cannot make the folder of store"):
+        Store(str(tmp_path / "file" / "store.sqlite"))
+
+
+def test_two_processes_may_create_it_at_once(tmp_path: Path) -> None:
+    script = "import sys; from longatlas.store import Store; Store(sys.argv[1]).check_writable()"
+    path = str(tmp_path / "store.sqlite")
+    processes = [subprocess.Popen([sys.executable, "-c", script, path], stderr=subprocess.PIPE) for _ in range(4)]
+    assert [(p.wait(60), p.stderr and p.stderr.read()) for p in processes] == [(0, b"")] * 4
+
+
+READER = """
+import json, os, sqlite3, sys
+import pandas, sqlalchemy.dialects.sqlite.pysqlite
+from longatlas import LongAtlasError
+from longatlas.store import Store
+os.chdir("/")
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+found = len(Store(sys.argv[1], read_only=True).rows())
+try:
+    Store(sys.argv[1]).check_writable()
+    told = "written"
+except LongAtlasError as error:
+    told = str(error)
+print(json.dumps([found, told]))
+"""
+
+
+@pytest.mark.parametrize("folder_mode", [0o555, 0o777])
+def test_a_store_without_write_permission_can_be_read(folder_mode: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "store.sqlite"
+        fill(Store(str(path)), CELLS[:1]).engine.dispose()
+        path.chmod(0o444)
+        path.parent.chmod(folder_mode)
+        command = [sys.executable, "-c", READER, str(path)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        path.parent.chmod(0o755)
+    assert run.returncode == 0, run.stderr
+    found, told = json.loads(run.stdout)
+    assert found == 2
+    assert told.startswith(f"store '{path}' cannot be written (")
+    assert told.endswith("make it writable, or choose another with --store")
