@@ -88,13 +88,23 @@ def obstacles(method: Method) -> list[tuple[str, str]]:
 
 def auto_impl(method: Method) -> tuple[str, str]:
     """What `impl="auto"` means on this machine, with the reason: the card's first impl that can run here."""
+    device = "cuda" if has_cuda() else "cpu"
     passed = []
     for impl in method.impls:
-        if impl == "triton" and not (has_cuda() and importlib.util.find_spec("triton")):
-            passed.append("triton needs an NVIDIA GPU and the module triton")
-            continue
-        return impl, "; ".join(["the first of its impls that runs here", *passed])
+        hindrance = impl_obstacle(impl, device)
+        if not hindrance:
+            return impl, "; ".join(["the first of its impls that runs here", *passed])
+        passed.append(hindrance)
     return "reference", "; ".join(["none of its fast impls runs here", *passed])
+
+
+def impl_obstacle(impl: str, device: str) -> str:
+    """Why an impl cannot run on a device of this machine; "" when it can."""
+    if impl == "triton" and device != "cuda":
+        return "triton needs an NVIDIA GPU"
+    if impl == "triton" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return ""
 
 
 def has_cuda() -> bool:

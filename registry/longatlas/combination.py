@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from longatlas.cards import Builder, Method, OptionValue
-from longatlas.catalog import load_catalog
+from longatlas.catalog import impl_obstacle, load_catalog
 from longatlas.errors import LongAtlasError
 from longatlas.slots import MIXER_REPLACES
 
@@ -90,12 +90,10 @@ class Combination:
         return tuple(impl for impl in choices[0] if all(impl in other for other in choices))
 
     def resolve_impl(self, impl: str, device: str) -> str:
-        """The impl that `auto` stands for on a device: triton on CUDA where there is one, else the first fast one."""
+        """The impl that `auto` stands for on a device: the first that can run there."""
         if impl != "auto":
             return impl
-        if device == "cuda" and "triton" in self.impls:
-            return "triton"
-        return next((name for name in self.impls if name not in ("triton", "reference")), self.impls[0])
+        return next((name for name in self.impls if not impl_obstacle(name, device)), "reference")
 
     @property
     def deviations(self) -> str:
