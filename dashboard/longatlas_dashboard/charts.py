@@ -300,7 +300,7 @@ def _length_axis(lengths: list[int], title: str = "T, tokens") -> alt.X:
 def _by_method(
     methods: list[str], theme: Theme, order: Sequence[str], *, dash: bool, shape: bool = True
 ) -> dict[str, Any]:
-    """Colour, shape and dash channels over the same domain, so that they share one legend."""
+    """Colour, shape and dash channels over the same domain; colour and shape share one legend."""
     styles = [style_of(name, order) for name in methods]
     legend = alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1)
     colours = [theme.palette[s.colour] for s in styles]
@@ -312,7 +312,7 @@ def _by_method(
         channels["shape"] = alt.Shape("method:N", scale=shapes, legend=legend)
     if dash:
         dashes = alt.Scale(domain=methods, range=[list(DASHES[s.dash]) for s in styles])
-        channels["strokeDash"] = alt.StrokeDash("method:N", scale=dashes, legend=legend)
+        channels["strokeDash"] = alt.StrokeDash("method:N", scale=dashes, legend=None)
     return channels
 
 

@@ -109,7 +109,7 @@ def chart_config(theme: Theme) -> dict[str, Any]:
             "titleFontSize": 12,
             "labelLimit": 260,
             "symbolSize": 70,
-            "symbolStrokeWidth": 2,
+            "symbolStrokeWidth": 0,
         },
         "title": {"color": theme.text, "subtitleColor": theme.muted, "fontSize": 14, "anchor": "start"},
         "text": {"color": theme.text, "fontSize": 12},

@@ -89,7 +89,7 @@ def obstacles(method: Method) -> list[tuple[str, str]]:
 def auto_impl(method: Method) -> tuple[str, str]:
     """What `impl="auto"` means on this machine, with the reason: the card's first impl that can run here."""
     device = "cuda" if has_cuda() else "cpu"
-    passed = []
+    passed: list[str] = []
     for impl in method.impls:
         hindrance = impl_obstacle(impl, device)
         if not hindrance:

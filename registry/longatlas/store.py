@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -143,6 +144,8 @@ class Store:
                 ) from None
         elif not path.exists():
             raise LongAtlasError(f"store '{path}' does not exist; make one with `longatlas run` or `longatlas demo`")
+        if self.read_only and not os.access(path.parent, os.W_OK):
+            return sa.create_engine(self.url, creator=lambda: _connect_immutable(path))
         return sa.create_engine(self.url, connect_args={"timeout": 30})
 
     def _prepare(self) -> None:
@@ -270,6 +273,11 @@ class Store:
         """Grows with every stored row; a cheap way to see whether anything is new."""
         with self.engine.connect() as connection:
             return int(connection.execute(sa.select(sa.func.max(ROWS.c.id))).scalar() or 0)
+
+
+def _connect_immutable(path: Path) -> sqlite3.Connection:
+    """A connection that needs no files beside the store's, for a folder that nothing can be written in."""
+    return sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True, check_same_thread=False)
 
 
 def _set_wal(connection: Connection) -> None:

@@ -1,0 +1,219 @@
+"""Runs: every status a cell can end in costs that cell only, and a run goes on where the last one ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from longatlas.plan import Plan
+from longatlas.running import Progress, hosts_path, log_path, run
+from longatlas.store import Store
+
+pytestmark = pytest.mark.skipif(__import__("sys").platform != "linux", reason="memory limits of a process need Linux")
+
+CASE: dict[str, Any] = {
+    "measure": ("speed",),
+    "phases": ("prefill",),
+    "lengths": (8,),
+    "layers": 1,
+    "heads": 2,
+    "head_size": 8,
+    "budget": 0.01,
+    "threads": 1,
+    "timeout": 30,
+}
+
+
+class Told(list[Progress]):
+    """What a run told."""
+
+    def finished(self, *, kept: bool) -> list[str]:
+        return [f"{p.cell.label} {p.status}" for p in self if p.status and p.kept == kept]
+
+
+def measure(plan: Plan, store: Store, **options: Any) -> tuple[pd.DataFrame, Told]:
+    told = Told()
+    return run(plan, store=store, progress=told.append, **options), told
+
+
+def statuses(frame: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(frame["method"], frame["status"], strict=True))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store.sqlite"))
+
+
+# When a decoder is built: the check against the reference passes with all of these, for they act in fp32 and impl
+# "torch" at the measured length only.
+AT_WORK = "import torch\nif config.train_length == 8:\n    "
+FAILING = {
+    "segfault": (AT_WORK + "ctypes.string_at(0)", "crash", "signal SIGSEGV: File"),
+    "os_exit": (AT_WORK + "print('last words', flush=True); os._exit(3)", "crash", "exit code 3: last words"),
+    "silent_exit": (AT_WORK + "os._exit(4)", "crash", "exit code 4"),
+    "system_exit": (AT_WORK + "raise SystemExit('no more')", "crash", "SystemExit: no more"),
+    "raises": (AT_WORK + "raise RuntimeError('it broke')", "crash", "RuntimeError: it broke"),
+    "too_much": (AT_WORK + "torch.empty(2**40)", "oom", "can't allocate memory"),
+    "python_memory": (AT_WORK + "bytearray(2**40)", "oom", "the worker's memory limit was reached"),
+    "abort": (AT_WORK + "os.abort()", "crash", "signal SIGABRT"),
+    "no_way": (
+        AT_WORK + "import longatlas; raise longatlas.UnsupportedError('not on Mondays')",
+        "unsupported",
+        "Mondays",
+    ),
+}
+
+
+def test_each_failure_costs_its_own_cell_and_says_why(planted: Callable[..., str], store: Store) -> None:
+    for name, (body, _, _) in FAILING.items():
+        planted(name, body)
+    noisy = planted("noisy", "print('{\"rows\": []} garbage', flush=True); os.write(1, b'more\\n\\x00garbage')")
+    wrong = planted("wrong", "if impl != 'reference':\n    attend = lambda q, k, v, where: v * 1.01")
+    plan = Plan(methods=(*FAILING, wrong, noisy, "vanilla"), **CASE)
+    frame, told = measure(plan, store)
+    expected = {name: status for name, (_, status, _) in FAILING.items()} | {wrong: "incorrect"}
+    assert statuses(frame) == {**expected, noisy: "ok", "vanilla": "ok"}
+    failed = frame[frame["status"] != "ok"].set_index("method")
+    for name, (_, _, reason) in FAILING.items():
+        assert reason in failed.loc[name, "reason"], name
+    assert failed.loc["silent_exit", "reason"] == "the worker ended with exit code 4"
+    assert "differs by an RMS ratio" in failed.loc[wrong, "reason"]
+    assert failed["value"].isna().all()
+    assert set(failed["metric"]) == {""}
+    assert "garbage" in log_path(store).read_text(errors="replace")
+    assert len(told.finished(kept=False)) == len(plan.methods)
+    again, told = measure(plan, store)
+    assert told.finished(kept=False) == []
+    assert statuses(again) == statuses(frame)
+
+
+HANGS = {
+    "hangs_in_c": AT_WORK + "ctypes.CDLL(None).pause()",
+    "hangs_in_python": AT_WORK + "while True: pass",
+    "hangs_deaf": AT_WORK + "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32)); time.sleep(999)",
+}
+
+
+def test_hanging_methods_time_out(planted: Callable[..., str], store: Store) -> None:
+    for name, body in HANGS.items():
+        planted(name, body)
+    plan = Plan(methods=(*HANGS, "vanilla"), **{**CASE, "lengths": (8, 16), "timeout": 2})
+    frame, _ = measure(plan, store)
+    for name in HANGS:
+        rows = frame[frame["method"] == name].set_index("T")
+        assert list(rows["status"]) == ["timeout", "skipped"]
+        assert rows.loc[8, "reason"] == "not done after 2 s"
+        assert rows.loc[16, "reason"] == "T = 8 already ran out of memory or time"
+    assert set(frame[frame["method"] == "vanilla"]["status"]) == {"ok"}
+
+
+def test_more_time_is_another_chance(planted: Callable[..., str], store: Store) -> None:
+    slow = planted("slow", AT_WORK + "time.sleep(3)")
+    plan = Plan(methods=(slow,), **{**CASE, "lengths": (8, 16), "timeout": 1})
+    frame, _ = measure(plan, store)
+    assert list(frame["status"]) == ["timeout", "skipped"]
+    frame, told = measure(plan.with_values({"timeout": 60.0}), store)
+    assert set(frame["status"]) == {"ok"}
+    assert len(told.finished(kept=False)) == 2
+
+
+def test_a_length_that_cannot_fit_ends_its_series_only(store: Store) -> None:
+    plan = Plan(
+        methods=("vanilla", "flash_attention"),
+        **{**CASE, "phases": ("train",), "measure": ("memory",), "lengths": (8, 16384, 32768), "memory_gib": 2.0},
+    )
+    frame, _ = measure(plan.with_values({"lengths": (8, 16384, 32768)}), store)
+    found = {(r.method, r.T): r.status for r in frame.itertuples()}
+    assert [found["vanilla", T] for T in plan.lengths] == ["ok", "oom", "skipped"]
+    assert found["flash_attention", 8] == found["flash_attention", 16384] == "ok"
+
+
+def test_a_skipped_cell_is_measured_when_asked_for_alone(planted: Callable[..., str], store: Store) -> None:
+    name = planted("short_is_bad", AT_WORK + "torch.empty(2**40)")
+    plan = Plan(methods=(name,), **{**CASE, "lengths": (8, 16)})
+    frame, _ = measure(plan, store)
+    assert list(frame["status"]) == ["oom", "skipped"]
+    frame, _ = measure(plan.with_values({"lengths": (16,)}), store)
+    assert set(frame["status"]) == {"ok"}
+
+
+def test_context_methods_are_not_trained(store: Store) -> None:
+    plan = Plan(methods=("passage_selection",), **{**CASE, "phases": ("train", "prefill")})
+    frame, _ = measure(plan, store)
+    train = frame[frame["phase"] == "train"].iloc[0]
+    assert (train["status"], train["reason"]) == (
+        "unsupported",
+        "a context method is put around a trained decoder; it is not trained itself",
+    )
+    assert set(frame[frame["phase"] == "prefill"]["status"]) == {"ok"}
+
+
+TASK = """
+from longatlas import Task, hookimpl
+@hookimpl
+def register_tasks(register):
+    register(Task(name="{name}", title="t", summary="s", run=lambda session: {result}, presets={{"smoke": {{}}}}))
+"""
+
+
+def test_a_task_that_returns_anything_costs_its_own_cell(planted: Callable[..., str], store: Store) -> None:
+    results = {
+        "empty_task": ("[]", "must return a list of at least one metric"),
+        "odd_task": ('[{"metric": "m", "valeu": 1}]', "a metric has the key 'valeu'"),
+        "object_task": ('[{"metric": "m", "value": object()}]', "not JSON serializable"),
+        "good_task": ('[{"metric": "m", "unit": "", "value": 1.0}]', ""),
+    }
+    for name, (result, _) in results.items():
+        planted(name, source=TASK.format(name=name, result=result))
+    plan = Plan(methods=("vanilla",), measure=("quality",), tasks=tuple(results), preset="smoke", threads=1)
+    frame, _ = measure(plan, store)
+    assert list(frame["phase"]) == list(results)
+    assert list(frame["status"]) == ["crash", "crash", "crash", "ok"]
+    for reason, (_, told) in zip(frame["reason"], results.values(), strict=True):
+        assert told in reason
+
+
+def test_nothing_is_measured_twice(store: Store) -> None:
+    plan = Plan(methods=("vanilla", "sliding_window"), **CASE)
+    first, told = measure(plan, store)
+    assert len(told.finished(kept=False)) == 2
+    assert [p.status for p in told] == ["", "ok", "", "ok"]
+    assert (told[-1].done, told[-1].total) == (2, 2)
+    second, told = measure(plan, store)
+    assert len(told.finished(kept=True)) == 2
+    assert not told.finished(kept=False)
+    pd.testing.assert_frame_equal(first, second)
+    _, told = measure(plan.with_values({"lengths": (8, 16)}), store)
+    assert told.finished(kept=False) == ["vanilla prefill T=16 ok", "sliding_window prefill T=16 ok"]
+    _, told = measure(plan.with_values({"methods": ("vanilla", "sliding_window:window=4")}), store)
+    assert told.finished(kept=False) == ["sliding_window:window=4 prefill T=8 ok"]
+    third, told = measure(plan, store, force=True)
+    assert len(told.finished(kept=False)) == 2
+    assert len(third) == len(first)
+    assert third["id"].min() > first["id"].max()
+
+
+def test_a_changed_source_is_measured_again_and_no_other(
+    planted: Callable[..., str], store: Store, tmp_path: Path
+) -> None:
+    plan = Plan(methods=(planted("one"), planted("two")), **CASE)
+    measure(plan, store)
+    file = tmp_path / "planted/one.py"
+    file.write_text(file.read_text() + "# changed\n")
+    _, told = measure(plan, store)
+    assert told.finished(kept=False) == ["one prefill T=8 ok"]
+    assert told.finished(kept=True) == ["two prefill T=8 ok"]
+
+
+def test_run_takes_a_mapping_and_a_file(tmp_path: Path, store: Store) -> None:
+    plan = Plan(methods=("vanilla",), **CASE)
+    (tmp_path / "plan.yaml").write_text(plan.to_yaml())
+    first = run(tmp_path / "plan.yaml", store=store.name)
+    second = run(plan.as_dict(), store=store)
+    pd.testing.assert_frame_equal(first, second)
+    assert hosts_path(store) == tmp_path / "store.hosts"
