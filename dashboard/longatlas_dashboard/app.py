@@ -40,10 +40,11 @@ def pages(read_only: bool) -> dict[str, list[st.Page]]:
 
 
 given = settings.read()
-if gate.passed(given.token):
-    page = st.navigation(pages(given.read_only))
+known = gate.passed(given.token)
+page = st.navigation(pages(given.read_only), position="sidebar" if known else "hidden")
+if not known:
+    gate.ask()
+else:
     if given.read_only:
         st.sidebar.caption("Read-only: results are shown, nothing is started or changed.")
     ui.guarded(page.run)
-else:
-    st.navigation([st.Page(gate.ask, title="longatlas")], position="hidden").run()

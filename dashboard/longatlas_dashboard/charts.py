@@ -195,9 +195,10 @@ def icicle(frame: pd.DataFrame, *, chosen: str, theme: Theme) -> alt.LayerChart:
         )
         .add_params(pick)
     )
+    room = alt.ExprRef(f"width / {depth} - 8")
     words = (
         alt.Chart(data)
-        .mark_text(align="left", baseline="middle", fontSize=12, color=theme.text, limit=340)
+        .mark_text(align="left", baseline="middle", fontSize=12, color=theme.text, limit=room)
         .encode(x="text_x:Q", y=alt.Y("middle:Q"), text="label:N")
     )
     height = int(frame["end"].max()) * row

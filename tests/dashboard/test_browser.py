@@ -118,6 +118,8 @@ NAMES = ("", "taxonomy", "method?id=infini_attention", "compare", "run", "jobs",
 def test_no_page_overflows_or_fails(browser: Any, address: str, width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark")
     page = context.new_page()
+    foreign: list[str] = []
+    page.on("request", lambda request: foreign.append(request.url) if is_foreign(request.url) else None)
     for name in NAMES:
         visit(page, f"{address}/{name}")
         page.get_by_test_id("stHeading").first.wait_for()
@@ -127,3 +129,4 @@ def test_no_page_overflows_or_fails(browser: Any, address: str, width: int) -> N
         assert wide <= 0, name
         assert page.get_by_test_id("stException").count() == 0, name
     context.close()
+    assert foreign == []

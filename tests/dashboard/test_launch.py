@@ -96,8 +96,8 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     assert process.stdout is not None
     assert process.stdout.readline().strip() == f"Dashboard: http://127.0.0.1:{port}"
     yield process, port
-    process.kill()
-    process.wait()
+    process.terminate()
+    process.wait(15)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -111,6 +111,15 @@ def test_ctrl_c_ends_the_server_and_leaves_no_process(
     assert process.wait(15) == 0
     assert not [child for child in family if child.is_running()]
     dashboard.check_port(port)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_kill_9_leaves_no_server(server: tuple[subprocess.Popen[str], int]) -> None:
+    process, _ = server
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs(family, timeout=15)[1] == []
 
 
 def test_a_foreign_host_is_refused(server: tuple[subprocess.Popen[str], int]) -> None:

@@ -228,3 +228,30 @@ def test_bad_input_is_named():
         infini_attention(q, k, v, gate[:3], segment_len=N)
     with pytest.raises(ValueError, match="multiple"):
         infini_attention(q[:, :, :3], k, v, gate[:3], segment_len=N)
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+@pytest.mark.parametrize("update", ["linear", "delta"])
+def test_autocast_changes_nothing_and_keeps_the_state_in_fp32(impl, update):
+    q, k, v, gate = inputs(dtype=torch.bfloat16)
+    settings = {"segment_len": N, "update": update, "output_final_state": True, "impl": impl}
+    o, state = infini_attention(q, k, v, gate.float(), **settings)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, after = infini_attention(q, k, v, gate.float(), **settings)
+    assert after.memory.dtype == after.norm.dtype == torch.float32
+    assert torch.equal(found, o)
+    assert all(torch.equal(x, y) for x, y in zip(after[:4], state[:4], strict=True))
+
+
+def test_other_dtypes_are_named():
+    q, k, v, gate = inputs(dtype=torch.float32)
+    _, state = infini_attention(q, k, v, gate, segment_len=N, output_final_state=True)
+    for name in ("q", "k", "v"):
+        tensors = {"q": q, "k": k, "v": v}
+        tensors[name] = tensors[name].long()
+        with pytest.raises(LongAtlasError, match=f"^{name} has dtype torch.int64"):
+            infini_attention(**tensors, gate=gate, segment_len=N)
+    for name in ("memory", "norm", "k", "v"):
+        bad = state._replace(**{name: getattr(state, name).bfloat16()})
+        with pytest.raises(LongAtlasError, match=rf"initial_state\.{name} has dtype torch.bfloat16.*torch.float32"):
+            infini_attention(q, k, v, gate, segment_len=N, initial_state=bad)

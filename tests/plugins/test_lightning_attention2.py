@@ -240,3 +240,13 @@ def test_rates_stay_in_fp32_and_are_saved():
     assert y.dtype == torch.bfloat16
     assert isinstance(state, LightningState)
     assert state.kv.dtype == torch.float32
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("length", [1, 70])
+def test_autocast_leaves_the_sums_in_fp32(impl, length):
+    q, k, v, decay, state = inputs(length, dtype=torch.bfloat16)
+    expected = lightning_attention(q, k, v, decay, initial_state=state, output_final_state=True, impl=impl)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = lightning_attention(q, k, v, decay, initial_state=state, output_final_state=True, impl=impl)
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))

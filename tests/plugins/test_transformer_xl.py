@@ -375,3 +375,29 @@ def test_works_after_a_first_call_in_inference_mode():
 @pytest.mark.parametrize("options", ["", ":cache=kv", ":same_length=true", ":mem_len=128:clamp_len=40"])
 def test_conformance(options):
     check_method("transformer_xl" + options)
+
+
+def test_clamped_rows_sum_their_gradient_before_rounding():
+    inputs = make_inputs(1, 8, 600, 1, 16, 16, 3, torch.bfloat16)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    for impl, args in (("torch", inputs), ("reference", exact)):
+        o = relative_attention(*args, clamp_len=2, scale=0.02, impl=impl)
+        o.backward(torch.ones_like(o).cumsum(1))
+    want = exact[3].grad
+    assert (inputs[3].grad.double() - want).norm() < 4e-3 * want.norm()
+
+
+@pytest.mark.parametrize("impl", ["torch", "reference"])
+def test_autocast_leaves_the_sums_in_fp32(impl):
+    inputs = [x.detach() for x in make_inputs(2, 40, 70, 2, 16, 16, 70, torch.bfloat16)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        o = relative_attention(*inputs, impl=impl)
+    assert torch.equal(o, relative_attention(*inputs, impl=impl))
+
+
+@pytest.mark.parametrize("name", ["k", "v", "rel_k", "content_bias", "position_bias"])
+def test_other_dtypes_are_named(name):
+    names = ["q", "k", "v", "rel_k", "content_bias", "position_bias"]
+    inputs = dict(zip(names, (x.detach() for x in make_inputs(1, 4, 6, 2, 16, 16, 6, torch.float32)), strict=True))
+    with pytest.raises(LongAtlasError, match=f"{name} .*torch.int64"):
+        relative_attention(**{**inputs, name: inputs[name].long()})

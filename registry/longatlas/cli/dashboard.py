@@ -76,6 +76,7 @@ def serve(
         _wait_until_ready(process, port, address, log)
         _announce(port, address, token, log)
         code = process.wait()
+    _tell_of_jobs(where)
     if code not in (0, -signal.SIGTERM, -signal.SIGINT):
         raise LongAtlasError(f"the dashboard ended with code {code}; its log is {log}{_tail(log)}")
 
@@ -145,7 +146,7 @@ def _check_store(store: str | None, *, read_only: bool) -> str:
 
 def _command(port: int, address: str, hosts: list[str]) -> list[str]:
     extra = [part for host in hosts for part in ("--host", host)]
-    return [sys.executable, "-m", PACKAGE, "--port", str(port), "--address", address, *extra]
+    return [sys.executable, "-m", PACKAGE, "--port", str(port), "--address", address, "--end-with-parent", *extra]
 
 
 def _own_names(address: str) -> list[str]:
@@ -167,7 +168,7 @@ def _server(command: list[str], environment: dict[str, str], log: Path) -> Itera
     try:
         yield process
     except KeyboardInterrupt:
-        click.echo("\nThe dashboard has ended. Jobs that run go on; `longatlas jobs` shows them.")
+        click.echo("\nThe dashboard has ended.")
     finally:
         _end(process)
         signal.signal(signal.SIGTERM, before)
@@ -200,6 +201,17 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, address: str,
         except OSError:
             time.sleep(0.1)
     raise LongAtlasError(f"the dashboard gave no answer within {START_SECONDS:g} s; its log is {log}{_tail(log)}")
+
+
+def _tell_of_jobs(where: str) -> None:
+    """Jobs are no children of the server: say that they go on, and how to stop them."""
+    from longatlas.jobs import ACTIVE, jobs
+    from longatlas.store import Store
+
+    active = [str(job.id) for job in jobs(Store(where, read_only=True)) if job.status in ACTIVE]
+    if active:
+        names = ", ".join(active)
+        click.echo(f"Queued or running still: job {names}; `longatlas jobs cancel {active[0]}` ends it.")
 
 
 def _reachable(address: str) -> str:

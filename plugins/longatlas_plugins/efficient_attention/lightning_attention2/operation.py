@@ -53,10 +53,12 @@ def lightning_attention(
     bounds = None if cu_seqlens is None else sequence_bounds(cu_seqlens, q)
     check_arguments(q, k, v, decay, initial_state, None if bounds is None else len(bounds) - 1)
     operation = IMPLS["torch" if impl == "auto" else impl]
-    if bounds is None:
-        o, state = operation(q, k, v, decay=decay, scale=scale, initial_state=initial_state)
-    else:
-        o, state = _packed(operation, q, k, v, decay, scale, initial_state, bounds)
+    # Under autocast a single token would be multiplied with the state in 16 bits.
+    with torch.autocast(q.device.type, enabled=False):
+        if bounds is None:
+            o, state = operation(q, k, v, decay=decay, scale=scale, initial_state=initial_state)
+        else:
+            o, state = _packed(operation, q, k, v, decay, scale, initial_state, bounds)
     return o, state if output_final_state else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from longatlas.errors import LongAtlasError
@@ -43,7 +44,7 @@ def infini_attention(
     output_final_state is False. Gradients flow to all tensors, those of the initial state included.
     Any T, 0 included. Source: arXiv:2404.07143, section 2.1; the delta rule uses one M for a whole segment.
 
-    Raises LongAtlasError (a ValueError) for shapes that do not fit and for names that are not allowed.
+    Raises LongAtlasError (a ValueError) for shapes and dtypes that do not fit and for names that are not allowed.
     """
     _check_choice("update", update, ("linear", "delta"))
     _check_choice("first_segment", first_segment, ("local", "gated"))
@@ -51,19 +52,22 @@ def infini_attention(
     if not isinstance(segment_len, int) or segment_len < 1:
         raise LongAtlasError(f"segment_len is {segment_len!r}; it must be an integer, at least 1")
     _check_shapes(q, k, v, gate)
+    _check_dtypes(q, k, v)
     state = empty_state(k, v) if initial_state is None else initial_state
     _check_state(state, k, v, segment_len)
-    o, state = IMPLS["torch" if impl == "auto" else impl](
-        q,
-        k,
-        v,
-        gate,
-        segment_len=segment_len,
-        rotate=rotate,
-        update=update,
-        first_segment=first_segment,
-        state=state,
-    )
+    # Under autocast the memory would be summed and kept in 16 bits.
+    with torch.autocast(q.device.type, enabled=False):
+        o, state = IMPLS["torch" if impl == "auto" else impl](
+            q,
+            k,
+            v,
+            gate,
+            segment_len=segment_len,
+            rotate=rotate,
+            update=update,
+            first_segment=first_segment,
+            state=state,
+        )
     return o, state if output_final_state else None
 
 
@@ -84,6 +88,14 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> None:
         raise LongAtlasError(f"gate has shape {list(gate.shape)}; it must be [H] = [{q.shape[2]}]")
 
 
+def _check_dtypes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if not q.is_floating_point():
+        raise LongAtlasError(f"q has dtype {q.dtype}; it must be a floating-point dtype")
+    for name, tensor in (("k", k), ("v", v)):
+        if tensor.dtype != q.dtype:
+            raise LongAtlasError(f"{name} has dtype {tensor.dtype}; it must be q's, {q.dtype}")
+
+
 def _check_state(state: InfiniState, k: Tensor, v: Tensor, segment_len: int) -> None:
     batch, _, heads, size = k.shape
     rest = state.position % segment_len
@@ -93,7 +105,13 @@ def _check_state(state: InfiniState, k: Tensor, v: Tensor, segment_len: int) -> 
         "k": (batch, rest, heads, size),
         "v": (batch, rest, heads, v.shape[3]),
     }
+    wide = torch.promote_types(k.dtype, torch.float32)
     for name, shape in expected.items():
+        dtype = wide if name in ("memory", "norm") else k.dtype
+        if getattr(state, name).dtype != dtype:
+            raise LongAtlasError(
+                f"initial_state.{name} has dtype {getattr(state, name).dtype}; with k in {k.dtype} it must be {dtype}"
+            )
         given = tuple(getattr(state, name).shape)
         if given != shape:
             raise LongAtlasError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from longatlas.errors import LongAtlasError
@@ -63,7 +64,9 @@ def memorizing_attention(
     state = empty_state(k, v) if initial_state is None else initial_state
     _check_state(state, rule)
     run = IMPLS["torch" if impl == "auto" else impl]
-    o, state = run(unit(q), unit(k), v, scale, scale if gate is None else gate, rule, rotate, state)
+    # Under autocast the search would run in 16 bits, and its blend with the local attention would not run at all.
+    with torch.autocast(q.device.type, enabled=False):
+        o, state = run(unit(q), unit(k), v, scale, scale if gate is None else gate, rule, rotate, state)
     return o, state if output_final_state else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch as pytorch
 from torch import Tensor
 
 from longatlas import LongAtlasError
@@ -55,7 +56,11 @@ def relative_attention(
     if impl not in IMPLS:
         raise LongAtlasError(f"impl is '{impl}'; it must be one of {', '.join(IMPLS)}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return IMPLS[impl](q, k, v, rel_k, content_bias, position_bias, window=window, clamp_len=clamp_len, scale=scale)
+    tensors = (q, k, v, rel_k, content_bias, position_bias)
+    _check_dtypes(*tensors)
+    # Under autocast both score terms would be rounded before they are added.
+    with pytorch.autocast(q.device.type, enabled=False):
+        return IMPLS[impl](*tensors, window=window, clamp_len=clamp_len, scale=scale)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -71,6 +76,17 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
             f"k holds {k.shape[1]} keys for {q.shape[1]} queries; "
             "it must hold the memory and then every query's own key"
         )
+
+
+def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, rel_k: Tensor, content_bias: Tensor, position_bias: Tensor) -> None:
+    if not q.is_floating_point():
+        raise LongAtlasError(f"q has dtype {q.dtype}; it must be a floating-point dtype")
+    for name, x in (("k", k), ("v", v)):
+        if x.dtype != q.dtype:
+            raise LongAtlasError(f"{name} has dtype {x.dtype}; it must be q's, {q.dtype}")
+    for name, x in (("rel_k", rel_k), ("content_bias", content_bias), ("position_bias", position_bias)):
+        if not x.is_floating_point():
+            raise LongAtlasError(f"{name} has dtype {x.dtype}; it must be a floating-point dtype")
 
 
 def _check_rows(rel_k: Tensor, q: Tensor, keys: int, window: int | None, clamp_len: int | None) -> None:

@@ -50,7 +50,8 @@ def relative_attention(
     content = (q.to(dtype) + content_bias.to(dtype)) * scale
     position = (q.to(dtype) + position_bias.to(dtype)) * scale
     inputs = [_head_first(x.to(dtype)) for x in (content, position, k, v)]
-    rel = _falling_rows(rel_k, k.shape[1], q.shape[1], window, clamp_len).to(dtype)
+    # In fp32 first: the gradient of a row that many distances share is a sum.
+    rel = _falling_rows(rel_k.to(dtype), k.shape[1], q.shape[1], window, clamp_len)
     inputs.append(rel.transpose(0, 1).contiguous())  # [H, span + 1, D]
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         o = _Blocks.apply(*inputs, window)

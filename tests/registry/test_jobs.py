@@ -1,0 +1,187 @@
+"""The queue: a detached supervisor runs one job after the other, and jobs survive whoever asked for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from longatlas import LongAtlasError, jobs
+from longatlas.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING
+from longatlas.plan import Plan
+from longatlas.slot_lock import device_slot
+from longatlas.store import Store
+
+CASE: dict[str, Any] = {
+    "measure": ("speed",),
+    "phases": ("prefill",),
+    "lengths": (8,),
+    "layers": 1,
+    "heads": 2,
+    "head_size": 8,
+    "budget": 0.01,
+    "threads": 1,
+}
+PLAN = Plan(methods=("vanilla",), **CASE)
+SLEEPY = "import torch\nif config.train_length == 16:\n    time.sleep(600)"
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+Wait = Callable[..., Any]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(str(tmp_path / "store.sqlite"))
+    yield made
+    jobs.stop_supervisor(made, grace=2.0)
+
+
+@pytest.fixture
+def stuck(planted: Callable[..., str]) -> Plan:
+    """A plan whose first cell is quick and whose second hangs."""
+    return Plan(methods=(planted("sleepy", SLEEPY),), **{**CASE, "lengths": (8, 16)})
+
+
+def ended(store: Store, number: int) -> Callable[[], jobs.Job | None]:
+    def look() -> jobs.Job | None:
+        found = jobs.job(store, number)
+        return None if found.status in jobs.ACTIVE else found
+
+    return look
+
+
+def in_second_cell(store: Store, number: int) -> Callable[[], bool]:
+    return lambda: jobs.job(store, number).current == "sleepy prefill T=16"
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def test_submit_is_idempotent_while_active(store: Store) -> None:
+    first = jobs.submit(store, PLAN, start=False)
+    assert (first.status, first.plan, first.plan_hash) == (QUEUED, PLAN, PLAN.hash)
+    assert jobs.submit(store, PLAN, start=False).id == first.id
+    other = jobs.submit(store, PLAN.with_values({"seed": 1}), start=False)
+    assert other.id != first.id
+    assert [job.id for job in jobs.jobs(store)] == [other.id, first.id]
+    jobs.cancel(store, first.id)
+    assert jobs.submit(store, PLAN, start=False).id > other.id
+
+
+def test_cancel_a_queued_job(store: Store) -> None:
+    number = jobs.submit(store, PLAN, start=False).id
+    assert jobs.cancel(store, number).status == CANCELLED
+    assert jobs.take_next(store) is None
+
+
+def test_unknown_number(store: Store) -> None:
+    for ask in (jobs.job, jobs.cancel):
+        with pytest.raises(LongAtlasError, match=r"there is no job 7 in store .*; `longatlas jobs` lists them"):
+            ask(store, 7)
+
+
+def test_two_jobs_run_one_after_the_other_detached(store: Store, wait: Wait) -> None:
+    plans = [PLAN, PLAN.with_values({"lengths": (8, 12)})]
+    numbers = [jobs.submit(store, plan).id for plan in plans]
+    supervisor = wait(lambda: jobs.supervisor(store), "no supervisor came")
+    assert os.getpgid(supervisor.pid) != os.getpgid(0)
+    first, second = (wait(ended(store, number), f"job {number} did not end") for number in numbers)
+    assert (first.status, first.done, first.total) == (DONE, 1, 1)
+    assert (second.status, second.done, second.total) == (DONE, 2, 2)
+    assert first.finished <= second.started
+    assert len(store.finished(store.rows()["cell"])) == 2
+    supervisor.wait(20)
+    assert jobs.supervisor(store) is None
+    assert jobs.log_path(store).read_text().count("vanilla prefill T=8: ok") == 1
+
+
+def test_cancel_a_running_job_keeps_finished_cells(store: Store, stuck: Plan, wait: Wait) -> None:
+    number = jobs.submit(store, stuck).id
+    wait(in_second_cell(store, number), "the second cell did not begin")
+    found = jobs.job(store, number)
+    assert (found.status, found.done, found.total) == (RUNNING, 1, 2)
+    assert found.eta_seconds is not None
+    started = family(jobs.supervisor(store))  # type: ignore[arg-type]
+    assert len(started) == 2
+    jobs.cancel(store, number)
+    assert wait(ended(store, number), "it was not cancelled").status == CANCELLED
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert list(store.rows()["T"].unique()) == [8]
+
+
+def test_a_killed_supervisor_leaves_a_failed_job_that_can_go_on(store: Store, stuck: Plan, wait: Wait) -> None:
+    number = jobs.submit(store, stuck).id
+    wait(in_second_cell(store, number), "the second cell did not begin")
+    started = family(jobs.supervisor(store))  # type: ignore[arg-type]
+    os.kill(started[0].pid, signal.SIGKILL)
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+    short = stuck.with_values({"lengths": (8,)})
+    again = jobs.submit(store, stuck, start=False)
+    assert again.id != number
+    dead = jobs.job(store, number)
+    assert dead.status == FAILED
+    assert dead.error == "its process was killed; run it again to go on from the finished cells"
+    jobs.cancel(store, again.id)
+    quick = jobs.submit(store, short).id
+    assert wait(ended(store, quick), "the next job did not end").status == DONE
+    assert "sleepy prefill T=8: ok" not in jobs.log_path(store).read_text().split(f"job {quick}:", 1)[1]
+
+
+def test_stop_supervisor_ends_all_of_it(store: Store, stuck: Plan, wait: Wait) -> None:
+    number = jobs.submit(store, stuck).id
+    wait(in_second_cell(store, number), "the second cell did not begin")
+    started = family(jobs.supervisor(store))  # type: ignore[arg-type]
+    jobs.stop_supervisor(store)
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+    found = jobs.job(store, number)
+    assert (found.status, found.error) == (CANCELLED, "its process was asked to end")
+
+
+def test_a_job_that_waits_for_the_device_can_be_cancelled(store: Store, wait: Wait) -> None:
+    with device_slot("cpu"):
+        number = jobs.submit(store, PLAN).id
+        log = jobs.log_path(store)
+        wait(lambda: f"waiting: process {os.getpid()} is measuring on cpu" in log.read_text(), "it did not wait")
+        jobs.cancel(store, number)
+        assert wait(ended(store, number), "it was not cancelled").status == CANCELLED
+    assert store.rows().empty
+
+
+def test_a_job_that_cannot_run_fails_with_the_reason(store: Store, tmp_path: Path, wait: Wait) -> None:
+    plan = PLAN.with_values({"measure": ("quality",), "preset": "smoke", "corpus": str(tmp_path / "none")})
+    number = jobs.submit(store, plan).id
+    found = wait(ended(store, number), "it did not end")
+    assert found.status == FAILED
+    assert "none' does not exist; give a file or a folder of text" in found.error
+
+
+def test_the_command_line(store: Store, command: Command, wait: Wait, tmp_path: Path) -> None:
+    assert "No jobs. `longatlas jobs add" in command("jobs").stdout
+    assert "No job has run yet." in command("jobs", "log").stdout
+    (tmp_path / "plan.yaml").write_text(PLAN.to_yaml())
+    added = command("jobs", "add", str(tmp_path / "plan.yaml"), "--lengths", "8,12")
+    assert added.stdout.startswith("job 1 is "), added.stderr
+    assert wait(ended(store, 1), "it did not end").status == DONE
+    facts = json.loads(command("jobs", "--json").stdout)
+    assert [(f["id"], f["status"], f["done"], f["total"], f["plan"]["lengths"]) for f in facts] == [
+        (1, "done", 2, 2, [8, 12])
+    ]
+    shown = command("jobs").stdout
+    assert "done" in shown
+    assert "2/2" in shown
+    log = command("jobs", "log", "--lines", "2").stdout.splitlines()
+    assert log == ["job 1: vanilla prefill T=12: ok", "job 1: done"]
+    jobs.submit(store, PLAN, start=False)
+    assert command("jobs", "cancel", "2").stdout == "job 2 is cancelled\n"
+    for arguments in (("cancel", "9"), ("cancel", "x"), ("add", "--methods", "vanila"), ("add",)):
+        failed = command("jobs", *arguments)
+        assert (failed.returncode, failed.stdout) == (2, "")
+    assert len(jobs.jobs(store)) == 2
