@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 import altair as alt
-from longatlas_dashboard import charts
-from longatlas_dashboard.theme import LIGHT
 from PIL import Image
 
 from longatlas import analysis
-from longatlas.catalog import load_catalog
 from longatlas.demo import demo_plan
 from longatlas.store import Store
+from longatlas_dashboard import charts
+from longatlas_dashboard.theme import LIGHT
+from longatlas_dashboard.ui import methods_order
 
 SHOWN = (
     "vanilla",
@@ -39,7 +39,7 @@ def main() -> None:
     frame = frame[frame["method"].isin(plan.methods)]
     frame = frame.assign(method=frame["method"].str.partition(":")[0])
     frame = frame[frame["method"].isin(SHOWN)]
-    order = list(load_catalog().methods)
+    order = methods_order()
     time = analysis.measured(frame, "prefill_ms", "prefill")
     bits = analysis.measured(frame, "bits_per_byte", "language_model")
     failed = analysis.failures(frame, "speed", "prefill")

@@ -12,6 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from longatlas import analysis, catalog
+from longatlas.demo import METHODS
 from longatlas.errors import LongAtlasError
 from longatlas.store import Store
 from longatlas_dashboard import settings
@@ -44,7 +45,9 @@ def theme() -> Theme:
 
 
 def methods_order() -> list[str]:
-    return list(catalog.load_catalog().methods)
+    """What binds colours to methods: those of the demo first, so that its main curves differ, then all others."""
+    shown = [spec.partition(":")[0] for spec in METHODS]
+    return list(dict.fromkeys([*shown, *catalog.load_catalog().methods]))
 
 
 # The store

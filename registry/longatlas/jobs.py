@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,15 @@ def job(store: Store, number: int) -> Job:
 
 
 def jobs(store: Store, *, limit: int = 50) -> list[Job]:
-    """The newest jobs first."""
+    """The newest jobs first; those of plugins that are no longer installed are left out."""
     _mend(store)
     with store.engine.connect() as connection:
         rows = connection.execute(sa.select(JOBS).order_by(JOBS.c.id.desc()).limit(limit)).mappings().all()
-    return [_job(row) for row in rows]
+    found = []
+    for row in rows:
+        with suppress(LongAtlasError):
+            found.append(_job(row))
+    return found
 
 
 def cancel(store: Store, number: int) -> Job:
@@ -144,7 +149,7 @@ def stop_supervisor(store: Store, *, grace: float = 5.0) -> None:
 
 
 def take_next(store: Store) -> Job | None:
-    """Mark the oldest queued job as running in this process and return it."""
+    """Mark the oldest queued job as running in this process and return it; one that cannot be read fails."""
     with store.engine.begin() as connection:
         oldest = sa.select(JOBS.c.id).where(JOBS.c.status == QUEUED).order_by(JOBS.c.id).limit(1)
         number = connection.execute(oldest).scalar()
@@ -153,7 +158,11 @@ def take_next(store: Store) -> Job | None:
         me = psutil.Process()
         values = {"status": RUNNING, "started": time.time(), "pid": me.pid, "pid_started": me.create_time()}
         connection.execute(sa.update(JOBS).where(JOBS.c.id == number).values(**values))
-    return job(store, int(number))
+    try:
+        return job(store, int(number))
+    except LongAtlasError as error:
+        update(store, int(number), status=FAILED, error=str(error), finished=time.time())
+        return take_next(store)
 
 
 def update(store: Store, number: int, **values: Any) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
 BASELINE = "vanilla"
+SETTING = ("device", "dtype", "threads", "seed", "machine")
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,15 @@ def summarise(frame: pd.DataFrame) -> list[Table]:
 def _speed(frame: pd.DataFrame) -> Iterator[Table]:
     times = frame[(frame["measure"] == "speed") & frame["metric"].str.endswith("_ms")]
     for phase in times["phase"].unique():
-        yield _by_length(times[times["phase"] == phase], f"{phase}: ms (ratio to {BASELINE})", _time)
+        yield from _by_length(times[times["phase"] == phase], f"{phase}: ms (times as fast as {BASELINE})", _time)
 
 
 def _memory(frame: pd.DataFrame) -> Iterator[Table]:
     memory = frame[frame["measure"] == "memory"]
     peaks = memory[memory["metric"] == "peak_bytes"]
     for phase in ("train", "prefill"):
-        yield _by_length(peaks[peaks["phase"] == phase], f"{phase}: peak MiB", _mebibytes)
-    yield _by_length(memory[memory["metric"] == "state_bytes"], "state: KiB after T tokens", _kibibytes)
+        yield from _by_length(peaks[peaks["phase"] == phase], f"{phase}: peak MiB", _mebibytes)
+    yield from _by_length(memory[memory["metric"] == "state_bytes"], "state: KiB after T tokens", _kibibytes)
 
 
 def _quality(frame: pd.DataFrame) -> Iterator[Table]:
@@ -45,26 +48,44 @@ def _quality(frame: pd.DataFrame) -> Iterator[Table]:
     titles = {"bits_per_byte": "bits per byte by position (± 95%)", "accuracy": "accuracy (± 95%)"}
     for phase in quality["phase"].unique():
         rows = quality[quality["phase"] == phase]
-        metric = next((m for m in rows["metric"] if m), "")
-        yield _by_length(rows[rows["metric"] == metric], f"{phase}: {titles.get(metric, metric)}", _share)
+        for metric in filter(None, rows["metric"].unique()):
+            yield from _by_length(rows[rows["metric"] == metric], f"{phase}: {titles.get(metric, metric)}", _share)
 
 
 def _failures(frame: pd.DataFrame) -> Iterator[Table]:
     failed = frame[frame["status"] != "ok"]
-    lines = [
-        [str(r.method), f"{r.measure} {r.phase}", str(r.T or ""), str(r.status), str(r.reason)]
-        for r in failed.itertuples()
-    ]
+    names = ["method", "measure", "phase", "status", "reason"]
+    lines = []
+    for values, rows in failed.groupby(names, sort=False):
+        method, measure, phase, status, reason = map(str, cast("tuple[str, ...]", values))
+        lengths = ", ".join(str(T) for T in sorted(set(rows["T"])) if T)
+        lines.append([method, f"{measure} {phase}", lengths, status, reason])
     yield Table("not measured", ["method", "cell", "T", "status", "reason"], lines)
 
 
-def _by_length(rows: pd.DataFrame, title: str, show: Callable[[Any, Any], str]) -> Table:
+def _by_length(rows: pd.DataFrame, title: str, show: Callable[[Any, Any], str]) -> Iterator[Table]:
+    """A line per method and a column per T; a table for each setting that rows were measured under."""
+    settings = [{**{name: row[name] for name in SETTING}, **row["case"]} for _, row in rows.iterrows()]
+    texts = pd.Series([json.dumps(setting, sort_keys=True) for setting in settings], index=rows.index)
+    varied = sorted(key for key in set().union(*settings) if len({str(s.get(key)) for s in settings}) > 1)
+    for text in texts.unique():
+        told = [f"{key} {json.loads(text).get(key)}" for key in varied if key != "corpus_digest"]
+        yield _one_setting(rows[texts == text], " · ".join([title, *told]), show)
+
+
+def _one_setting(rows: pd.DataFrame, title: str, show: Callable[[Any, Any], str]) -> Table:
     rows = rows[rows["value"].notna()]
     lengths = sorted(rows["T"].unique())
-    values = {(row.method, row.T): row for row in rows.itertuples()}
+    values = {(row.method, row.impl, row.T): row for row in rows.itertuples()}
+    series = list(dict.fromkeys((method, impl) for method, impl, _ in values))
+    methods = [method for method, _ in series]
+    baseline = next((pair for pair in series if pair[0] == BASELINE), (BASELINE, ""))
     lines = [
-        [str(method), *(show(values.get((method, T)), values.get((BASELINE, T))) for T in lengths)]
-        for method in rows["method"].unique()
+        [
+            str(method) + (f" ({impl})" if methods.count(method) > 1 else ""),
+            *(show(values.get((method, impl, T)), values.get((*baseline, T))) for T in lengths),
+        ]
+        for method, impl in series
     ]
     return Table(title, ["method", *(f"T={T}" for T in lengths)], lines)
 
@@ -84,4 +105,7 @@ def _kibibytes(row: Any, baseline: Any) -> str:
 
 
 def _share(row: Any, baseline: Any) -> str:
-    return "–" if row is None else f"{row.value:.3f} ± {(row.high - row.low) / 2:.3f}"
+    if row is None:
+        return "–"
+    half = (row.high - row.low) / 2 if row.low is not None and row.high is not None else math.nan
+    return f"{row.value:.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")

@@ -16,7 +16,7 @@ from longatlas.plan import PHASES, Plan
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from replay import RATIOS  # noqa: E402 - found through the line above
+from replay import RATIOS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -169,3 +169,13 @@ def test_bad_input_is_named():
             memorizing_attention(q, k, v, scale, gate, **{**SETTINGS, **bad})
     with pytest.raises(ValueError, match=r"gate has shape \[3\].*\[4\]"):
         memorizing_attention(q, k, v, scale, gate[:3], **SETTINGS)
+
+
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+def test_autocast_changes_nothing(impl):
+    q, k, v, scale, gate = inputs(dtype=torch.bfloat16)
+    wide = scale.float(), gate.float()
+    o, _ = memorizing_attention(q, k, v, *wide, **SETTINGS, impl=impl)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = memorizing_attention(q, k, v, *wide, **SETTINGS, impl=impl)
+    assert torch.equal(found, o)

@@ -12,12 +12,13 @@ from typing import Any
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from longatlas import LongAtlasError, jobs
 from longatlas.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING
 from longatlas.plan import Plan
 from longatlas.slot_lock import device_slot
-from longatlas.store import Store
+from longatlas.store import JOBS, Store
 
 CASE: dict[str, Any] = {
     "measure": ("speed",),
@@ -161,6 +162,21 @@ def test_a_job_that_cannot_run_fails_with_the_reason(store: Store, tmp_path: Pat
     found = wait(ended(store, number), "it did not end")
     assert found.status == FAILED
     assert "none' does not exist; give a file or a folder of text" in found.error
+
+
+def test_a_job_of_a_plugin_that_is_gone_does_not_stop_the_queue(store: Store, stuck: Plan) -> None:
+    number = jobs.submit(store, stuck, start=False).id
+    after = jobs.submit(store, PLAN, start=False)
+    with store.engine.begin() as connection:
+        gone = sa.update(JOBS).where(JOBS.c.id == number).values(plan="methods: [uninstalled]")
+        connection.execute(gone)
+    assert [job.id for job in jobs.jobs(store)] == [after.id]
+    taken = jobs.take_next(store)
+    assert taken is not None
+    assert taken.id == after.id
+    with pytest.raises(LongAtlasError, match="unknown method 'uninstalled'"):
+        jobs.job(store, number)
+    jobs.update(store, after.id, status=DONE)
 
 
 def test_the_command_line(store: Store, command: Command, wait: Wait, tmp_path: Path) -> None:

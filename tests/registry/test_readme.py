@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ import click
 import pytest
 
 from longatlas.cli import cli
+from longatlas.plan import Plan, plan_from_yaml
 from longatlas.testing.checks import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +44,13 @@ def test_commands_parse(line):
     context = click.Context(cli)
     name, command, rest = cli.resolve_command(context, words)
     command.make_context(name, rest, parent=context, resilient_parsing=False)
+
+
+def test_the_plan_loads_and_the_python_example_names_a_plan():
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert plan_from_yaml(text).tasks == ("language_model", "passkey")
+    (values,) = re.findall(r"longatlas\.run\((\{.*?\})\)", README)
+    assert Plan(**ast.literal_eval(values)).lengths == (1024, 4096)
 
 
 def test_number_of_checks():

@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from longatlas.cli.output import console, print_json, table
 from longatlas.errors import LongAtlasError
+from longatlas.plan import KEYS, MEASURES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,27 +24,27 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 _LISTS = {
-    "methods": "specs such as vanilla,yarn:factor=4+sliding_window",
-    "measure": "speed, memory, quality",
-    "phases": "train, prefill, decode",
-    "lengths": "tokens, such as 512,1024",
-    "tasks": "quality tasks: language_model, mqar, passkey",
+    "methods": "Methods, with options and combined: vanilla,yarn:factor=4+sliding_window.",
+    "measure": "Some of speed, memory, quality.",
+    "phases": "Some of train, prefill, decode (speed and memory).",
+    "lengths": "Tokens T (speed and memory).",
+    "tasks": "Quality tasks: language_model, mqar, passkey, or a plugin's.",
 }
 _SCALARS: dict[str, tuple[type, str]] = {
-    "preset": (str, "size of the quality tasks: smoke, demo or quick"),
-    "impl": (str, "auto, or an impl that every method has"),
-    "device": (str, "cpu or cuda"),
-    "dtype": (str, "float32, bfloat16, float16 or float64"),
-    "batch": (int, "sequences at once"),
-    "layers": (int, "layers of the measured decoder"),
-    "heads": (int, "heads H"),
-    "head_size": (int, "head size D"),
-    "corpus": (str, "file or folder of text; default: the Python standard library's source"),
-    "budget": (float, "seconds of samples for one timing, at most"),
-    "timeout": (float, "seconds for one cell, at most"),
-    "threads": (int, "CPU threads; 0 = all cores"),
-    "memory_gib": (float, "memory a worker may take, GiB; 0 = 80% of the machine's"),
-    "seed": (int, "of weights and data"),
+    "preset": (str, "Size of the quality tasks: smoke (seconds), demo or quick (minutes)."),
+    "impl": (str, "One impl that every method has, or auto."),
+    "device": (str, "cpu or cuda."),
+    "dtype": (str, "float32, bfloat16, float16 or float64."),
+    "batch": (int, "Sequences at once."),
+    "layers": (int, "Layers of the measured decoder."),
+    "heads": (int, "Its heads H."),
+    "head_size": (int, "Its head size D."),
+    "corpus": (str, "File or folder of text for language_model; default: the Python standard library's source."),
+    "budget": (float, "Seconds of samples for one timing, at most."),
+    "timeout": (float, "Seconds for one cell, at most."),
+    "threads": (int, "CPU threads; 0 = all cores."),
+    "memory_gib": (float, "Memory a worker may take, GiB; 0 = 80% of the machine's."),
+    "seed": (int, "Of weights and data."),
 }
 
 store_option = click.option(
@@ -54,10 +56,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print flat r
 def plan_options(command: Command) -> Command:
     """An option for each key of a plan."""
     for key, (kind, text) in reversed(_SCALARS.items()):
-        command = click.option(f"--{key.replace('_', '-')}", key, type=kind, help=text)(command)
+        option = click.option(f"--{key.replace('_', '-')}", key, type=kind, help=text + _default(key))
+        command = option(command)
     for key, text in reversed(_LISTS.items()):
-        command = click.option(f"--{key}", key, help=f"Comma-separated {text}.")(command)
+        command = click.option(f"--{key}", key, metavar="A,B,...", help=text + _default(key))(command)
     return command
+
+
+def _default(key: str) -> str:
+    """The end of an option's help: what it is when it is not given."""
+    value = KEYS[key].default
+    if value is MISSING or value == "":
+        return ""
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" if type(value) is float else value
+    return f"  [default: {text}]"
 
 
 @click.command()
@@ -69,7 +81,13 @@ def plan_options(command: Command) -> Command:
 def run(plan: str | None, store: str | None, force: bool, as_json: bool, **given: Any) -> None:
     """Measure what a plan asks for; what is in the store already is not measured again.
 
-    PLAN is a YAML file; options replace its keys. Without it, --methods says what to measure.
+    PLAN is a YAML file; options replace its keys. Without it, --methods says what to measure. A cell that fails is a
+    row with its status and reason; the others go on.
+
+    \b
+    Examples:
+      longatlas run --methods vanilla,sliding_window:window=256 --measure speed --lengths 1024,4096
+      longatlas run plan.yaml --force --json
     """
     from longatlas.running import run as run_plan
 
@@ -150,7 +168,8 @@ class progress_bar:
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
         if self._kept:
-            self._console.print(f"{self._kept} cells were in the store already.")
+            were = "cell was" if self._kept == 1 else "cells were"
+            self._console.print(f"{self._kept} {were} in the store already.")
 
     def _tell(self, step: Progress) -> None:
         self._bar.update(self._task, total=step.total, completed=step.done, description=step.cell.label)
@@ -188,7 +207,9 @@ def flat_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     multiple=True,
     help="Only this method (every spec of it) or this spec; may be repeated.",
 )
-@click.option("--measure", default="", help="Only speed, memory or quality.")
+@click.option(
+    "--measure", default="", type=click.Choice(["", *MEASURES]), metavar="NAME", help="Only speed, memory or quality."
+)
 @click.option("--phase", default="", help="Only this phase or task.")
 @store_option
 @json_option
@@ -201,6 +222,8 @@ def results(methods: tuple[str, ...], measure: str, phase: str, store: str | Non
     frame = frame.drop(columns="case_text", errors="ignore")
     if as_json:
         print_json(flat_rows(frame))
+    elif frame.empty and (methods or measure or phase):
+        click.echo("No results for these filters; `longatlas results` shows what there is.")
     elif frame.empty:
         click.echo("No results yet. `longatlas demo` makes some, or `longatlas run --methods a,b`.")
     else:

@@ -78,6 +78,8 @@ def blockwise_attention(
     if groups > 1:
         k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, H, T, D]
+    if queries == 1 and mask_mod is None and score_mod is None and bool((k_positions <= q_positions).all()):
+        return functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
     contiguous = _is_range(k_positions) and _is_range(q_positions)
     aligned = contiguous and queries == keys and bool(q_positions[0] == k_positions[0])
     if aligned and mask_mod is None and score_mod is None:
@@ -112,7 +114,7 @@ def _layout(
 ) -> list[Runs]:
     """For each block of queries the runs [start, end) of keys that any of its queries sees, in blocks of keys."""
     key: tuple[int, ...] = (len(q_positions), len(k_positions), batch, heads, block_size)
-    if not contiguous:
+    if not contiguous or len(q_positions) <= block_size:
         return _find_runs(mask_mod, q_positions, k_positions, batch, heads, block_size)
     key += (int(q_positions[0]), int(k_positions[0]))
     known = _layouts.setdefault(mask_mod or causal, {})

@@ -17,8 +17,8 @@ MADV_HUGEPAGE = 14
 def with_huge_pages(fresh: Tensor) -> Tensor:
     """Return `fresh`, an uninitialised tensor, after asking Linux to back it by pages of 2 MiB.
 
-    Where an operation is linear in T, faulting in its output by pages of 4 KiB costs a tenth of its time or more. The advice is
-    free to be ignored; on other systems and devices nothing is asked.
+    Where an operation is linear in T, faulting in its output by pages of 4 KiB costs a tenth of its time or more. The
+    advice may be ignored; on other systems and devices nothing is asked.
     """
     size = fresh.untyped_storage().nbytes()
     if sys.platform == "linux" and fresh.device.type == "cpu" and size >= WORTH_BYTES:

@@ -49,7 +49,9 @@ METHOD = Method(
     "The state after T tokens is the exact sum; the authors' kernel carries one more factor λ and"
     " decays a ragged last block too far. With a single layer the authors' factor for depth, 0/0,"
     " is taken as that of a first layer.",
-    source="Checked in fp64 against the recurrence token by token and the closed form of the state.",
+    source="Checked in fp64 against the recurrence token by token and the closed form of the state; in fp32 against "
+    "the authors' PyTorch form and slopes (OpenNLPLab/lightning-attention) and, with states, against the naive "
+    "simple_gla of flash-linear-attention.",
     equations=(
         r"S_t = \lambda S_{t-1} + k_t^\top v_t, \qquad o_t = q_t S_t, \qquad \lambda = e^{-\mathrm{decay}}",
         r"O_{t+1} = \left[(Q_{t+1} K_{t+1}^\top) \odot M\right] V_{t+1} + \Lambda\, Q_{t+1}\, KV_t,"

@@ -30,7 +30,7 @@ METHOD = Method(
     training="retrofit",
     deviations="The factor is fixed; the dynamic variant, which follows the length read so far, is another method.",
     source="Checked against complex rotation in fp64: the first frequency unchanged, the last one divided by "
-    "exactly the factor; plain rotary embedding at factor 1.",
+    "exactly the factor; plain rotary embedding at factor 1; and the formula of Hugging Face transformers.",
     equations=(r"\theta_i = b'^{-2i/D}, \quad b' = b\, s^{D/(D-2)}",),
 )
 

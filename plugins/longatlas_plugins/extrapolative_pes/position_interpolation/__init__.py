@@ -29,7 +29,8 @@ METHOD = Method(
     impls=("torch", "reference"),
     training="retrofit",
     deviations="Put in without the short fine-tuning that the paper adds.",
-    source="Checked against complex rotation by m/s in fp64, and against plain rotary embedding at factor 1.",
+    source="Checked against complex rotation by m/s in fp64, against plain rotary embedding at factor 1, and "
+    "against the formula of Hugging Face transformers.",
     equations=(
         r"f'(x, m) = f\left(x, \tfrac{m}{s}\right), \quad s = L' / L",
         r"f(x, m)_i = x_i\, e^{\mathrm{i} m \theta_i}, \quad \theta_i = 10000^{-2i/D}",

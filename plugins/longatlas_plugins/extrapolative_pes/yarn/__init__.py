@@ -43,7 +43,7 @@ METHOD = Method(
     deviations="The ramp is the paper's, linear in the number of rotations; the authors' code makes it "
     "linear in the index of the dimension. Put in without the paper's fine-tuning, with a fixed factor.",
     source="Checked against complex rotation in fp64 with the paper's ramp taken dimension by dimension, and "
-    "against plain rotary embedding at factor 1.",
+    "against plain rotary embedding at factor 1; the temperature also against Hugging Face transformers.",
     equations=(
         r"r_i = \frac{L}{\lambda_i} = \frac{L\, b^{-2i/D}}{2\pi}",
         r"\gamma(r) = \min\left(1, \max\left(0, \frac{r - \alpha}{\beta - \alpha}\right)\right)",

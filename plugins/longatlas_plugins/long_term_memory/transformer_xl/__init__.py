@@ -78,7 +78,8 @@ METHOD = Method(
     ),
     source=(
         "Checked in fp64 against a double loop over queries and keys written from the paper, and against the "
-        "einsum-and-shift formulation of the authors' repository (kimiyoung/transformer-xl)."
+        "attention layer of the authors' repository (kimiyoung/transformer-xl), with memory, clamp_len, same_length "
+        "and all gradients."
     ),
     equations=(
         r"\tilde h^{n-1}_{\tau+1} = [\mathrm{SG}(h^{n-1}_\tau) \circ h^{n-1}_{\tau+1}]",

@@ -1,0 +1,77 @@
+"""The tables of a run: only numbers of one setting stand side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longatlas.cells import Cell, expand
+from longatlas.plan import Plan
+from longatlas.store import Store
+from longatlas.summary import Table, summarise
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store.sqlite"))
+
+
+def plan(**changes: Any) -> Plan:
+    values: dict[str, Any] = {"methods": ("vanilla", "alibi"), "measure": ("speed",), "phases": ("train",)}
+    return Plan(**{**values, "lengths": (8, 16), **changes})
+
+
+def fill(store: Store, wanted: Plan, milliseconds: dict[tuple[str, int], float]) -> None:
+    for cell in expand(wanted):
+        value = milliseconds.get((cell.method, cell.T))
+        row = {"metric": "train_ms", "unit": "ms", "value": value, "low": value, "high": value}
+        store.save(cell, [row if value else {"status": "oom", "reason": "too big"}], 1.0)
+
+
+def tables(store: Store) -> list[Table]:
+    return summarise(store.rows())
+
+
+def test_times_with_their_ratio_to_the_baseline(store: Store) -> None:
+    fill(store, plan(), {("vanilla", 8): 4.0, ("vanilla", 16): 16.0, ("alibi", 8): 8.0, ("alibi", 16): 4.0})
+    (table,) = tables(store)
+    assert table.title == "train: ms (times as fast as vanilla)"
+    assert table.columns == ["method", "T=8", "T=16"]
+    assert table.lines == [["vanilla", "4 (1.00x)", "16 (1.00x)"], ["alibi", "8 (0.50x)", "4 (4.00x)"]]
+
+
+def test_settings_are_not_mixed(store: Store) -> None:
+    times = {("vanilla", 8): 4.0, ("alibi", 8): 8.0, ("vanilla", 16): 1.0, ("alibi", 16): 1.0}
+    fill(store, plan(layers=1), times)
+    fill(store, plan(layers=3, methods=("alibi",)), {("alibi", 8): 80.0, ("alibi", 16): 90.0})
+    one, three = tables(store)
+    assert one.title.endswith(" · layers 1")
+    assert three.title.endswith(" · layers 3")
+    assert three.lines == [["alibi", "80", "90"]], "no ratio to a baseline of another setting"
+    assert one.lines[1] == ["alibi", "8 (0.50x)", "1 (1.00x)"]
+
+
+def test_impls_of_a_method_have_their_own_lines(store: Store) -> None:
+    for impl, value in (("torch", 4.0), ("reference", 8.0)):
+        fill(store, plan(impl=impl, lengths=(8,)), {("vanilla", 8): value, ("alibi", 8): value})
+    (table,) = tables(store)
+    assert [line[0] for line in table.lines] == [
+        *("vanilla (torch)", "alibi (torch)", "vanilla (reference)", "alibi (reference)")
+    ]
+
+
+def test_failures_of_one_kind_share_a_line(store: Store) -> None:
+    fill(store, plan(), {("vanilla", 8): 4.0, ("vanilla", 16): 4.0})
+    table = tables(store)[-1]
+    assert table.title == "not measured"
+    assert table.lines == [["alibi", "speed train", "8, 16", "oom", "too big"]]
+
+
+def test_scores_with_and_without_interval(store: Store) -> None:
+    cells: list[Cell] = expand(plan(measure=("quality",), tasks=("mqar",), preset="smoke"))
+    store.save(cells[0], [{"metric": "accuracy", "T": 16, "value": 0.5, "low": 0.4, "high": 0.6}], 1.0)
+    store.save(cells[1], [{"metric": "accuracy", "T": 16, "value": 0.25}], 1.0)
+    (table,) = tables(store)
+    assert table.lines == [["vanilla", "0.500 ± 0.100"], ["alibi", "0.250"]]
