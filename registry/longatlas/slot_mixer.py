@@ -93,5 +93,5 @@ class SlotMixer(nn.Module):
             score_mod=where.score_mod,
             q_positions=where.q_positions,
             k_positions=where.k_positions,
-            impl=self.impl,
+            impl="reference" if self.impl == "reference" else "auto",
         )

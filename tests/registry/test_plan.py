@@ -98,7 +98,7 @@ YAML_MISTAKES = {
     "methods: ['sliding_window:window']": "'window' in the spec 'sliding_window:window' is no option; write",
     "methods: ['yarn+alibi']": "'yarn' and 'alibi' both fill the slot 'position'",
     "methods: ['vanilla+']": "names no method at one place",
-    "methods: [vanilla]\nphases: [train, prefil]": "line 2: phases has the unknown name 'prefil'; did you mean 'prefill'?",
+    "methods: [vanilla]\nphases: [train, prefil]": "line 2: phases has the unknown name 'prefil'; did you mean",
     "methods: [vanilla]\nmeasure: [sped]": "did you mean 'speed'?",
     "methods: [vanilla]\ntasks: [mqr]": "did you mean 'mqar'?",
     "methods: [vanilla]\npreset: quik": "plan.yaml, line 2: preset is unknown value 'quik'; did you mean 'quick'?",

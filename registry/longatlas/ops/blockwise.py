@@ -16,6 +16,7 @@ from longatlas.ops.reference import dense_attention
 from longatlas.slots import MaskMod, ScoreMod
 
 KEY_BLOCK = 64
+IMPLS = ("auto", "torch", "reference")
 # Above this many mask or score elements in all blocks together, training recomputes them in the backward pass.
 REMATERIALISE_ABOVE = 1 << 22
 
@@ -52,14 +53,23 @@ def blockwise_attention(
     is quicker. `block_size` is the number of queries worked on at once. `impl` is "auto" or "torch" (this algorithm),
     or "reference" (the whole score matrix).
 
-    Raises LongAtlasError where shapes do not fit.
+    Raises LongAtlasError where shapes, positions, `block_size` or `impl` do not fit.
     """
     _check_shapes(q, k, v)
+    if impl not in IMPLS or block_size < 1:
+        raise LongAtlasError(
+            f"impl is {impl!r}, block_size {block_size}; impl must be one of {', '.join(IMPLS)}, block_size at least 1"
+        )
     queries, keys = q.shape[1], k.shape[1]
     if q_positions is None:
         q_positions = torch.arange(keys - queries, keys, device=q.device)
     if k_positions is None:
         k_positions = torch.arange(keys, device=q.device)
+    if len(q_positions) != queries or len(k_positions) != keys:
+        raise LongAtlasError(
+            f"q_positions has {len(q_positions)} places for {queries} queries, k_positions {len(k_positions)} for "
+            f"{keys} keys; give one place for each"
+        )
     if impl == "reference":
         return dense_attention(
             q,
@@ -86,7 +96,8 @@ def blockwise_attention(
         return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)
     layout = _layout(mask_mod, q_positions, k_positions, q.shape[0], q.shape[1], block_size, contiguous)
     mods = (mask_mod, score_mod)
-    o = _run(q, k, v, mods, q_positions, k_positions, scale or q.shape[-1] ** -0.5, block_size, layout)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    o = _run(q, k, v, mods, q_positions, k_positions, scale, block_size, layout)
     return o.transpose(1, 2)
 
 
@@ -190,7 +201,7 @@ def _attend(
     """One block of queries [B, H, Tq, D] against the runs of keys it sees."""
     mask_mod, score_mod = mods
     if not runs:
-        return q.new_zeros(*q.shape[:3], v.shape[3]) + 0 * q.sum()
+        return q.new_zeros(*q.shape[:3], v.shape[3]) + 0 * (q.sum() + k.sum() + v.sum())
     k, v = _pick(k, runs, 2), _pick(v, runs, 2)
     k_positions = _pick(k_positions, runs, 0)
     seen = visible(mask_mod, q_positions, k_positions, q.shape[0], q.shape[1])

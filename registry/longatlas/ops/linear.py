@@ -20,6 +20,9 @@ SUPERCHUNK_ELEMENTS_ELSEWHERE = 1 << 24
 MIN_CHUNKS, MAX_CHUNKS = 8, 64
 
 
+Pair = tuple[Tensor, Tensor]
+
+
 class Decays(NamedTuple):
     """Powers of λ = exp(-decay) for chunks of C tokens, n of them in a superchunk; never a quotient.
 
@@ -211,21 +214,27 @@ def _backward(
     after = d_states[:, :, 1:]
     scores = (q @ k.mT).mul_(decays.within)
     d_v = (scores.mT @ d_out).add_((k * decays.write) @ after)
-    d_scores = (d_out @ v.mT).mul_(decays.within)
-    d_q = (d_scores @ k).add_((d_out @ states[:, :, :-1].mT).mul_(decays.read))
-    d_k = (d_scores.mT @ q).add_((v @ after.mT).mul_(decays.write))
-    rate = _rate(q, k, d_q, d_k, states[:, :, 1:], after) if with_decay else d_state
-    return d_q, d_k, d_v, d_states[:, :, 0].clone(), rate
+    d_scores = d_out @ v.mT
+    read, write = (d_out @ states[:, :, :-1].mT).mul_(decays.read), (v @ after.mT).mul_(decays.write)
+    rate = (
+        _rate((scores, d_scores), (q, read), (k, write), (states[:, :, :-1], after), decays) if with_decay else d_state
+    )
+    d_scores = d_scores.mul_(decays.within)
+    return (d_scores @ k).add_(read), (d_scores.mT @ q).add_(write), d_v, d_states[:, :, 0].clone(), rate
 
 
-def _rate(q: Tensor, k: Tensor, d_q: Tensor, d_k: Tensor, states: Tensor, after: Tensor) -> Tensor:
-    """The gradient to log λ [H]; every term has λ to the power of the distance that it spans in its chunk.
+def _rate(inside: Pair, reading: Pair, writing: Pair, states: Pair, decays: Decays) -> Tensor:
+    """The gradient to log λ [H]: each power of λ times its exponent, where it stands.
 
-    With places 1 ... C for queries and keys, 0 and C for the states, that distance is a difference of places,
-    so the sum splits into one over queries, one over keys and one over states.
+    Pairs multiply to a term of the loss's first order: scores and their gradient, q and what it reads, k and what it
+    writes, the states before each chunk and the gradients to those after it. No term is the difference of others, so
+    strong decays lose no digits.
     """
-    tokens = q.shape[3]
-    place = torch.arange(1, tokens + 1, device=q.device, dtype=q.dtype)
-    per_token = (d_q * q - d_k * k).sum(-1) @ place  # [B, H, n]
-    per_state = tokens * (after * states).sum((-1, -2))
-    return (per_token + per_state).sum((0, 2))
+    tokens = decays.within.shape[-1]
+    place = torch.arange(tokens, device=decays.within.device, dtype=decays.within.dtype)
+    scores, d_scores = inside
+    spans = (scores * d_scores * (place[:, None] - place)).sum((-1, -2))
+    reads = (reading[0] * reading[1]).sum(-1) @ (place + 1)
+    writes = (writing[0] * writing[1]).sum(-1) @ (tokens - 1 - place)
+    kept = tokens * decays.between[:, 1, :1] * (states[0] * states[1]).sum((-1, -2))
+    return (spans + reads + writes + kept).sum((0, 2))

@@ -32,7 +32,7 @@ def dense_attention(
         q_positions = torch.arange(keys - queries, keys, device=q.device)
     groups = q.shape[2] // k.shape[2]
     k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
-    scores = torch.einsum("bthd,bshd->bhts", q, k) * (scale or q.shape[-1] ** -0.5)
+    scores = torch.einsum("bthd,bshd->bhts", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if score_mod is not None:
         scores = score_mod(scores, *indices(q_positions, k_positions, q.shape[0], q.shape[2]))
     seen = visible(mask_mod, q_positions, k_positions, q.shape[0], q.shape[2])
