@@ -120,6 +120,7 @@ def test_state_is_what_is_kept() -> None:
 def test_state_bytes_counts_whole_storages_once() -> None:
     whole = floats(4)
     assert state_bytes({"a": whole[:1], "b": (whole.view(2, -1), 7, None)}) == 4 * KIB
+    assert state_bytes([whole[:1]]) == 4 * KIB, "what a view keeps alive"
     assert state_bytes([whole, whole.clone()]) == 8 * KIB
     assert state_bytes((1, "text", None)) == 0
 

@@ -165,6 +165,16 @@ def test_an_open_write_does_not_stop_readers(store: Store) -> None:
         assert len(Store(store.name, read_only=True).rows()) == 2
 
 
+def test_an_open_read_does_not_stop_the_writer(store: Store) -> None:
+    fill(store, CELLS[:1])
+    with sqlite3.connect(store.name) as reader:
+        cursor = reader.execute("select method from rows")
+        cursor.fetchone()
+        fill(store, CELLS[1:2])
+        assert len(cursor.fetchall()) == 1, "the reader sees what was there when it began"
+    assert len(store.rows()) == 4
+
+
 def _plain_text(path: Path) -> None:
     path.write_text("this is a letter, no database\n" * 200)
 
