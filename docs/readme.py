@@ -53,11 +53,11 @@ def filled(text: str) -> str:
     """README text with every generated part made anew."""
     for part in (methods, plugin, ratios):
         name = part.__name__
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"README.md lacks the marks of the generated part '{name}'")
         made = part()
-        text = pattern.sub(lambda found, made=made: found[1] + made + found[2], text)
+        text = pattern.sub(lambda found, made=made: found[1] + made + "\n" + found[2], text)
     return text
 
 

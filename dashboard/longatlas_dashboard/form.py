@@ -12,7 +12,7 @@ from longatlas import catalog
 from longatlas.cards import Option
 from longatlas.combination import Combination, Part, parse_spec
 from longatlas.errors import LongAtlasError
-from longatlas.plan import DEVICES, DTYPES, KEYS, MEASURES, PHASES, PRESETS, Plan, PlanError
+from longatlas.harness.plan import DEVICES, DTYPES, KEYS, MEASURES, PHASES, PRESETS, Plan, PlanError
 from longatlas_dashboard import marks, ui
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from longatlas import cells, jobs
-from longatlas.plan import Plan
-from longatlas.store import Store
+from longatlas.harness import cells, jobs
+from longatlas.harness.plan import Plan
+from longatlas.harness.store import Store
 from longatlas_dashboard import marks
 
 _BADGES = {

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from longatlas import analysis, catalog
+from longatlas import catalog
 from longatlas.combination import parse_spec
 from longatlas.errors import LongAtlasError
+from longatlas.harness import analysis
 from longatlas_dashboard import charts, marks, ui
 
 AT_MOST = 10

@@ -11,10 +11,11 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from longatlas import analysis, catalog
-from longatlas.demo import METHODS
+from longatlas import catalog
 from longatlas.errors import LongAtlasError
-from longatlas.store import Store
+from longatlas.harness import analysis
+from longatlas.harness.demo import METHODS
+from longatlas.harness.store import Store
 from longatlas_dashboard import settings
 from longatlas_dashboard.theme import LIGHT, THEMES, Theme
 

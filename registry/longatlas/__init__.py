@@ -15,11 +15,11 @@ from longatlas.slots import Attention, Context, Memory, Position, Prompt, Seen, 
 
 if TYPE_CHECKING:
     from longatlas.combination import Combination, parse_spec
-    from longatlas.config import DecoderConfig
-    from longatlas.decoder import Decoder
-    from longatlas.plan import Plan
-    from longatlas.running import run
-    from longatlas.store import Store
+    from longatlas.decoder.config import DecoderConfig
+    from longatlas.decoder.decoder import Decoder
+    from longatlas.harness.plan import Plan
+    from longatlas.harness.running import run
+    from longatlas.harness.store import Store
 
 __all__ = [
     "Attention",
@@ -51,10 +51,10 @@ __getattr__ = lazy_exports(
     {
         "Combination": ".combination",
         "parse_spec": ".combination",
-        "DecoderConfig": ".config",
-        "Decoder": ".decoder",
-        "Plan": ".plan",
-        "run": ".running",
-        "Store": ".store",
+        "DecoderConfig": ".decoder.config",
+        "Decoder": ".decoder.decoder",
+        "Plan": ".harness.plan",
+        "run": ".harness.running",
+        "Store": ".harness.store",
     },
 )

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from longatlas.cells import Cell, expand
 from longatlas.combination import parse_specs
-from longatlas.demo import METHODS, third_party_methods
-from longatlas.executor import Executor
-from longatlas.plan import PHASES, Plan
+from longatlas.harness.cells import Cell, expand
+from longatlas.harness.demo import METHODS, third_party_methods
+from longatlas.harness.executor import Executor
+from longatlas.harness.plan import PHASES, Plan
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from replay import TIMER, replay
 
-from longatlas.cells import Cell
+from longatlas.harness.cells import Cell
 
 
 @pytest.mark.benchmark(timer=TIMER, disable_gc=False)

@@ -13,7 +13,7 @@ from replay import RATIOS, TIMER, replay
 from torch.nn.functional import scaled_dot_product_attention
 
 from longatlas.combination import parse_spec
-from longatlas.config import DecoderConfig
+from longatlas.decoder.config import DecoderConfig
 from longatlas.ops import blockwise_attention
 
 ROUNDS = 9

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from longatlas import catalog
-from longatlas.cells import Cell, expand
 from longatlas.combination import parse_spec
-from longatlas.plan import Plan
-from longatlas.store import Store
+from longatlas.harness.cells import Cell, expand
+from longatlas.harness.plan import Plan
+from longatlas.harness.store import Store
 
 METHODS = ("vanilla", "flash_attention", "sliding_window", "infini_attention", "transformer_xl", "alibi")
 FAILURES = {

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longatlas import analysis
+from longatlas.harness import analysis
 
 
 def row(number: int, method: str, length: int, value: float | None, **more: Any) -> dict[str, Any]:

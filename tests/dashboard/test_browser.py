@@ -50,8 +50,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     assert process.stdout is not None
     yield process.stdout.readline().split()[-1]
-    from longatlas import jobs
-    from longatlas.store import Store
+    from longatlas.harness import jobs
+    from longatlas.harness.store import Store
 
     jobs.stop_supervisor(Store(store))
     process.terminate()

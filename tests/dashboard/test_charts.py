@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from longatlas import analysis
-from longatlas.store import Store
+from longatlas.harness import analysis
+from longatlas.harness.store import Store
 from longatlas_dashboard import charts, marks, theme, tree
 
 ORDER = ("vanilla", "alibi", "infini_attention")

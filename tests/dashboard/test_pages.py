@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from longatlas import catalog, jobs
+from longatlas import catalog
 from longatlas.cards import Method, Option
 from longatlas.catalog import Catalog
-from longatlas.plan import Plan
+from longatlas.harness import jobs
+from longatlas.harness.plan import Plan
+from longatlas.harness.store import Store
 from longatlas.plugins import Plugin
-from longatlas.store import Store
 from longatlas_dashboard import gate, ui
 
 APP = Path(ui.__file__).with_name("app.py")

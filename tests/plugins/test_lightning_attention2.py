@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from longatlas import LongAtlasError
-from longatlas.config import DecoderConfig
+from longatlas.decoder.config import DecoderConfig
 from longatlas.testing import check_method
 from longatlas_plugins.efficient_attention.lightning_attention2 import (
     LightningState,

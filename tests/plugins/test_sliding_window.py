@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from longatlas import Decoder, DecoderConfig, LongAtlasError, Where
+from longatlas.decoder.state import state_bytes, tensors
 from longatlas.ops import dense_attention
-from longatlas.state import state_bytes, tensors
 from longatlas_plugins.efficient_attention.sliding_window.reference import windowed_attention
 
 CONFIG = DecoderConfig(vocab_size=31, d_model=32, n_layers=1, n_heads=4)

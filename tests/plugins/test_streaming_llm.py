@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from longatlas import Decoder, DecoderConfig, Where
+from longatlas.decoder.state import state_bytes, tensors
 from longatlas.ops import rotary_embedding
-from longatlas.state import state_bytes, tensors
 from longatlas_plugins.efficient_attention.streaming_llm.reference import attend as reference
 from longatlas_plugins.efficient_attention.streaming_llm.torch import attend
 

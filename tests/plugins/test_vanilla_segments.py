@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from longatlas import Decoder, DecoderConfig, LongAtlasError
+from longatlas.decoder.state import tensors
 from longatlas.ops import dense_attention
-from longatlas.state import tensors
 
 CONFIG = DecoderConfig(vocab_size=31, d_model=32, n_layers=2, n_heads=4)
 

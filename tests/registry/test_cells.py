@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from longatlas import cells
-from longatlas.cells import expand
-from longatlas.plan import Plan
+from longatlas.harness import cells
+from longatlas.harness.cells import expand
+from longatlas.harness.plan import Plan
 
 PLAN = Plan(methods=("vanilla", "alibi"), lengths=(16, 8), tasks=("mqar", "language_model"), preset="smoke")
 
@@ -34,7 +34,7 @@ def test_one_cell_for_each_measurement_short_ones_first() -> None:
 
 def test_keys_are_the_same_in_another_process() -> None:
     script = (
-        "import json; from longatlas.plan import Plan; from longatlas.cells import expand\n"
+        "import json; from longatlas.harness.plan import Plan; from longatlas.harness.cells import expand\n"
         f"print(json.dumps([c.key for c in expand(Plan(**{PLAN.as_dict()!r}))]))"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -109,7 +109,7 @@ def test_every_file_of_a_built_in_method_counts(monkeypatch: pytest.MonkeyPatch)
 def test_the_engine_is_part_of_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys(PLAN)
     for name in cells.ENGINE:
-        assert (Path(cells.__file__).parent / name).exists(), name
+        assert (Path(cells.__file__).parents[1] / name).exists(), name
     cells.environment_digest.cache_clear()
     monkeypatch.setattr(cells, "ENGINE", cells.ENGINE[:-1])
     assert not before & keys(PLAN)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from longatlas import Attention, Cost, Memory, Method, UnknownNameError
-from longatlas.defaults import SwiGLU, grow_cache, keep
+from longatlas.decoder.defaults import SwiGLU, grow_cache, keep
 from longatlas.ops import dense_attention
 from longatlas.testing import ConformanceError, check_method, verify_method
 

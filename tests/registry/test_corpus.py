@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from longatlas import LongAtlasError
-from longatlas.corpus import MAX_BYTES, MIN_BYTES, corpus_digest, load_corpus
+from longatlas.tasks.corpus import MAX_BYTES, MIN_BYTES, corpus_digest, load_corpus
 
 
 def lines(count: int, tag: str = "") -> bytes:

@@ -6,9 +6,9 @@ from torch import nn
 
 from longatlas import Attention, Context, Cost, Decoder, DecoderConfig, LongAtlasError, Memory, Method, Option, Position
 from longatlas.combination import Combination, Part
-from longatlas.defaults import grow_cache
+from longatlas.decoder.defaults import grow_cache
+from longatlas.decoder.state import state_bytes, tensors
 from longatlas.ops import blockwise_attention, dense_attention, rotary_embedding
-from longatlas.state import state_bytes, tensors
 from longatlas.testing import check_method
 
 CONFIG = DecoderConfig(vocab_size=31, d_model=32, n_layers=2, n_heads=4)

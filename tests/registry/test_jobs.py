@@ -14,11 +14,12 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from longatlas import LongAtlasError, jobs
-from longatlas.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING
-from longatlas.plan import Plan
-from longatlas.slot_lock import device_slot
-from longatlas.store import JOBS, Store
+from longatlas import LongAtlasError
+from longatlas.harness import jobs
+from longatlas.harness.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING
+from longatlas.harness.plan import Plan
+from longatlas.harness.slot_lock import device_slot
+from longatlas.harness.store import JOBS, Store
 
 CASE: dict[str, Any] = {
     "measure": ("speed",),

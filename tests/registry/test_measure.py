@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from longatlas import Decoder, DecoderConfig, UnsupportedError
-from longatlas.cells import expand
 from longatlas.combination import parse_spec
+from longatlas.decoder.state import state_bytes
+from longatlas.harness.cells import expand
+from longatlas.harness.plan import Plan
 from longatlas.measure import run_cell
 from longatlas.measure.memory import LiveBytes
 from longatlas.measure.speed import MAX_SAMPLES, MIN_SAMPLES, median_interval, phase_runner, sample_seconds
-from longatlas.plan import Plan
-from longatlas.state import state_bytes
 
 KIB = 1024
 

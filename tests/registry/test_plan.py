@@ -12,8 +12,8 @@ from longatlas import LongAtlasError
 from longatlas.catalog import load_catalog
 from longatlas.cli.measure import make_plan
 from longatlas.cli.measure import run as run_command
-from longatlas.plan import Plan, PlanError, load_plan, plan_from_values, plan_from_yaml
-from longatlas.running import as_plan
+from longatlas.harness.plan import Plan, PlanError, load_plan, plan_from_values, plan_from_yaml
+from longatlas.harness.running import as_plan
 
 FULL = Plan(
     methods=("yarn:factor=4+sliding_window:window=64", "infini_attention:update=delta"),

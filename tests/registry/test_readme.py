@@ -13,7 +13,7 @@ import click
 import pytest
 
 from longatlas.cli import cli
-from longatlas.plan import Plan, plan_from_yaml
+from longatlas.harness.plan import Plan, plan_from_yaml
 from longatlas.testing.checks import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from longatlas.plan import Plan
-from longatlas.running import Progress, hosts_path, log_path, run
-from longatlas.store import Store
+from longatlas.harness.plan import Plan
+from longatlas.harness.running import Progress, hosts_path, log_path, run
+from longatlas.harness.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory limits of a process need Linux")
 

@@ -16,9 +16,9 @@ import pytest
 import sqlalchemy as sa
 
 from longatlas import LongAtlasError
-from longatlas.cells import Cell, expand
-from longatlas.plan import Plan
-from longatlas.store import META, SCHEMA_VERSION, Store, store_url
+from longatlas.harness.cells import Cell, expand
+from longatlas.harness.plan import Plan
+from longatlas.harness.store import META, SCHEMA_VERSION, Store, store_url
 
 CONTRACT = {
     *("method", "options", "impl", "measure", "phase", "T", "metric", "value", "unit", "low", "high"),
@@ -230,7 +230,7 @@ def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_two_processes_may_create_it_at_once(tmp_path: Path) -> None:
-    script = "import sys; from longatlas.store import Store; Store(sys.argv[1]).check_writable()"
+    script = "import sys; from longatlas.harness.store import Store; Store(sys.argv[1]).check_writable()"
     path = str(tmp_path / "store.sqlite")
     processes = [subprocess.Popen([sys.executable, "-c", script, path], stderr=subprocess.PIPE) for _ in range(4)]
     assert [(p.wait(60), p.stderr and p.stderr.read()) for p in processes] == [(0, b"")] * 4
@@ -240,7 +240,7 @@ READER = """
 import json, os, sqlite3, sys
 import pandas, sqlalchemy.dialects.sqlite.pysqlite
 from longatlas import LongAtlasError
-from longatlas.store import Store
+from longatlas.harness.store import Store
 os.chdir("/")
 if os.getuid() == 0:
     os.setgid(65534)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from longatlas.cells import Cell, expand
-from longatlas.plan import Plan
-from longatlas.store import Store
-from longatlas.summary import Table, summarise
+from longatlas.harness.cells import Cell, expand
+from longatlas.harness.plan import Plan
+from longatlas.harness.store import Store
+from longatlas.harness.summary import Table, summarise
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from longatlas import analysis, catalog
+from longatlas import catalog
 from longatlas.combination import Combination, parse_spec
+from longatlas.harness import analysis
 from longatlas_dashboard import charts, marks, plots, settings, ui
 
 COSTS = {

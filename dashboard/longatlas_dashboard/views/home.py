@@ -5,7 +5,8 @@ from __future__ import annotations
 import psutil
 import streamlit as st
 
-from longatlas import catalog, cells, jobs
+from longatlas import catalog
+from longatlas.harness import cells, jobs
 from longatlas_dashboard import job_view, marks, settings, tree, ui
 
 WAYS = (

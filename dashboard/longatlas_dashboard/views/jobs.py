@@ -7,9 +7,9 @@ import shlex
 import pandas as pd
 import streamlit as st
 
-from longatlas import jobs
 from longatlas.errors import LongAtlasError
-from longatlas.store import Store
+from longatlas.harness import jobs
+from longatlas.harness.store import Store
 from longatlas_dashboard import charts, job_view, marks, settings, ui
 
 POLL_SECONDS = 2

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from longatlas import analysis, catalog
+from longatlas import catalog
 from longatlas.cards import Method
 from longatlas.errors import LongAtlasError
+from longatlas.harness import analysis
 from longatlas_dashboard import plots, settings, sources, tree, ui
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import streamlit as st
 
-from longatlas import cells, jobs
 from longatlas.errors import LongAtlasError
-from longatlas.plan import KEYS, Plan
+from longatlas.harness import cells, jobs
+from longatlas.harness.plan import KEYS, Plan
 from longatlas_dashboard import form, plots, settings, ui
 
 # URL parameter -> key of the plan: short and stable.

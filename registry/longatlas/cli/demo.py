@@ -17,9 +17,9 @@ def demo(corpus: str, port: int, no_serve: bool, store: str | None) -> None:
 
     Takes a few minutes the first time and seconds after that, because finished cells are kept.
     """
-    from longatlas.demo import demo_plan
-    from longatlas.running import run
-    from longatlas.store import Store
+    from longatlas.harness.demo import demo_plan
+    from longatlas.harness.running import run
+    from longatlas.harness.store import Store
 
     if not no_serve:
         from longatlas.cli.dashboard import check_port

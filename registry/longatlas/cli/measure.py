@@ -14,12 +14,12 @@ import click
 
 from longatlas.cli.output import console, print_json, table
 from longatlas.errors import LongAtlasError
-from longatlas.plan import KEYS, MEASURES
+from longatlas.harness.plan import KEYS, MEASURES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longatlas.running import Progress
+    from longatlas.harness.running import Progress
 
 Command = Callable[..., Any]
 
@@ -89,7 +89,7 @@ def run(plan: str | None, store: str | None, force: bool, as_json: bool, **given
       longatlas run --methods vanilla,sliding_window:window=256 --measure speed --lengths 1024,4096
       longatlas run plan.yaml --force --json
     """
-    from longatlas.running import run as run_plan
+    from longatlas.harness.running import run as run_plan
 
     chosen = make_plan(plan, given)
     with kept_when_interrupted(), progress_bar() as progress:
@@ -112,7 +112,7 @@ def kept_when_interrupted() -> Iterator[None]:
 
 def make_plan(path: str | None, given: dict[str, Any]) -> Any:
     """A plan from a file and from options; options win."""
-    from longatlas.plan import load_plan, plan_from_values
+    from longatlas.harness.plan import load_plan, plan_from_values
 
     values = {key: _value(key, value) for key, value in given.items() if value is not None}
     if path is not None:
@@ -186,7 +186,7 @@ class progress_bar:
 
 def print_tables(frame: pd.DataFrame) -> None:
     """The summary of rows, on stdout."""
-    from longatlas.summary import summarise
+    from longatlas.harness.summary import summarise
 
     out = console()
     for made in summarise(frame):
@@ -215,8 +215,8 @@ def flat_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 @json_option
 def results(methods: tuple[str, ...], measure: str, phase: str, store: str | None, as_json: bool) -> None:
     """Show what is in the store: the newest result of every cell."""
-    from longatlas.analysis import latest
-    from longatlas.store import Store
+    from longatlas.harness.analysis import latest
+    from longatlas.harness.store import Store
 
     frame = latest(Store(store, read_only=True).rows(methods=methods, measure=measure, phase=phase))
     frame = frame.drop(columns="case_text", errors="ignore")
@@ -236,7 +236,7 @@ def results(methods: tuple[str, ...], measure: str, phase: str, store: str | Non
 @click.pass_context
 def jobs(context: click.Context, store: str | None, as_json: bool) -> None:
     """Show the queue of jobs, the newest first; the dashboard shows the same ones."""
-    from longatlas.store import Store
+    from longatlas.harness.store import Store
 
     context.obj = Store(store)
     if context.invoked_subcommand is None:
@@ -244,7 +244,7 @@ def jobs(context: click.Context, store: str | None, as_json: bool) -> None:
 
 
 def _show_jobs(store: Any, as_json: bool) -> None:
-    from longatlas import jobs as queue
+    from longatlas.harness import jobs as queue
 
     found = queue.jobs(store)
     if as_json:
@@ -280,7 +280,7 @@ def _job_facts(job: Any) -> dict[str, Any]:
 @click.pass_obj
 def jobs_add(store: Any, /, plan: str | None, **given: Any) -> None:
     """Queue a plan and return at once; a detached process runs it."""
-    from longatlas import jobs as queue
+    from longatlas.harness import jobs as queue
 
     job = queue.submit(store, make_plan(plan, given))
     click.echo(f"job {job.id} is {job.status}; `longatlas jobs` shows its progress")
@@ -291,7 +291,7 @@ def jobs_add(store: Any, /, plan: str | None, **given: Any) -> None:
 @click.pass_obj
 def jobs_cancel(store: Any, number: int) -> None:
     """Stop a job; its finished cells are kept."""
-    from longatlas import jobs as queue
+    from longatlas.harness import jobs as queue
 
     job = queue.cancel(store, number)
     deadline = time.monotonic() + 10
@@ -306,7 +306,7 @@ def jobs_cancel(store: Any, number: int) -> None:
 @click.pass_obj
 def jobs_log(store: Any, lines: int) -> None:
     """Show the last lines that jobs wrote."""
-    from longatlas import jobs as queue
+    from longatlas.harness import jobs as queue
 
     path = queue.log_path(store)
     if not path.exists():

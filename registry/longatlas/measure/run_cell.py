@@ -10,13 +10,13 @@ import torch
 
 from longatlas.catalog import load_catalog
 from longatlas.combination import Combination, parse_spec
-from longatlas.config import DecoderConfig
-from longatlas.decoder import Decoder
+from longatlas.decoder.config import DecoderConfig
+from longatlas.decoder.decoder import Decoder
+from longatlas.decoder.state import state_bytes
 from longatlas.errors import LongAtlasError, UnsupportedError
-from longatlas.executor import is_about_memory
+from longatlas.harness.executor import is_about_memory
 from longatlas.measure.memory import LiveBytes
 from longatlas.measure.speed import median_interval, phase_runner, random_tokens, sample_seconds, synchroniser
-from longatlas.state import state_bytes
 from longatlas.tasks.session import Session
 from longatlas.testing.case import make_case
 from longatlas.testing.impls import compare_impl
@@ -31,7 +31,7 @@ _gates: dict[tuple[str, str, str], str] = {}
 def run_cell(cell: dict[str, Any], cache: str) -> list[Row]:
     """The rows of a cell. Bad luck is a row too: `incorrect`, `unsupported` or `oom` with its reason.
 
-    cell   the fields of longatlas.cells.Cell
+    cell   the fields of longatlas.harness.cells.Cell
     cache  folder for trained hosts
     """
     torch.set_num_threads(cell["threads"])

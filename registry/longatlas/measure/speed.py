@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from longatlas.decoder import Decoder
+from longatlas.decoder.decoder import Decoder
 from longatlas.errors import UnsupportedError
 
 MIN_SAMPLES = 5

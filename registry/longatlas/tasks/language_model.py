@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from longatlas.config import DecoderConfig
-from longatlas.decoder import Decoder
+from longatlas.decoder.config import DecoderConfig
+from longatlas.decoder.decoder import Decoder
 from longatlas.errors import LongAtlasError
 from longatlas.tasks.session import Batches, Session
 

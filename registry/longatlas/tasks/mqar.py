@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longatlas.config import DecoderConfig
+from longatlas.decoder.config import DecoderConfig
 from longatlas.errors import UnsupportedError
 from longatlas.tasks.session import Batches, Session
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longatlas.config import DecoderConfig
+from longatlas.decoder.config import DecoderConfig
 from longatlas.tasks.session import Batches, Session
 
 VOCAB = 64

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from longatlas.cells import environment_digest, source_digest
 from longatlas.combination import Combination
-from longatlas.config import DecoderConfig
-from longatlas.corpus import Corpus, load_corpus
-from longatlas.decoder import Decoder
+from longatlas.decoder.config import DecoderConfig
+from longatlas.decoder.decoder import Decoder
 from longatlas.errors import UnsupportedError
+from longatlas.harness.cells import environment_digest, source_digest
+from longatlas.tasks.corpus import Corpus, load_corpus
 
 Batches = Iterator[tuple[Tensor, Tensor | None]]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from longatlas.cards import Method
 from longatlas.combination import Combination, Part
-from longatlas.config import DecoderConfig
-from longatlas.decoder import Decoder
+from longatlas.decoder.config import DecoderConfig
+from longatlas.decoder.decoder import Decoder
 from longatlas.errors import LongAtlasError
 
 LARGEST_TOKEN_OPTION = 48

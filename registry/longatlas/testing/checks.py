@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from longatlas.combination import Combination
-from longatlas.decoder import Decoder
-from longatlas.slot_mixer import SlotMixer
-from longatlas.state import state_bytes, tensors
+from longatlas.decoder.decoder import Decoder
+from longatlas.decoder.slot_mixer import SlotMixer
+from longatlas.decoder.state import state_bytes, tensors
 from longatlas.testing.case import Case
 from longatlas.testing.compare import EXACT, require, require_close
 from longatlas.testing.heads import permute_heads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longatlas.decoder import Block, Decoder
+from longatlas.decoder.decoder import Block, Decoder
 from longatlas.testing.report import SkipCheck
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longatlas.state import tensors
+from longatlas.decoder.state import tensors
 from longatlas.testing.case import Case
 from longatlas.testing.compare import EXACT, require, require_close, rms_ratio
 

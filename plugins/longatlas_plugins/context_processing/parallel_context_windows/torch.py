@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from longatlas import LongAtlasError, UnsupportedError
-from longatlas.decoder import BlockState, DecoderState
-from longatlas.defaults import KVCache
-from longatlas.slot_mixer import SlotState
+from longatlas.decoder.decoder import BlockState, DecoderState
+from longatlas.decoder.defaults import KVCache
+from longatlas.decoder.slot_mixer import SlotState
 from longatlas.slots import Prompt
 
 NEEDS = "parallel_context_windows joins growing key-value caches only"

@@ -22,7 +22,7 @@ def window_cache(config: Any, *, window: int) -> Memory:
     """Keep the window - 1 keys that the next token can still see."""
 
     def extend(k: Any, v: Any, past: Any) -> Any:
-        from longatlas.defaults import grow_cache, keep
+        from longatlas.decoder.defaults import grow_cache, keep
 
         seen = grow_cache(k, v, past)
         return keep(seen, seen.positions > seen.past.end - window)

@@ -21,7 +21,7 @@ def sink_cache(config: Any, *, sinks: int, window: int) -> Memory:
     """Keep the sinks and the window - 1 most recent keys, before rotation."""
 
     def extend(k: Any, v: Any, past: Any) -> Any:
-        from longatlas.defaults import grow_cache, keep
+        from longatlas.decoder.defaults import grow_cache, keep
 
         seen = grow_cache(k, v, past)
         return keep(seen, (seen.positions < sinks) | (seen.positions > seen.past.end - window))

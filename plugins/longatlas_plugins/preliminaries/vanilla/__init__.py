@@ -7,7 +7,7 @@ from longatlas import Attention, Cost, Method
 
 def _default(slot: str) -> Any:
     def build(config: Any) -> Any:
-        from longatlas import defaults
+        from longatlas.decoder import defaults
 
         return getattr(defaults, slot)(config)
 

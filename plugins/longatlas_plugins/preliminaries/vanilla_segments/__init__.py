@@ -18,7 +18,7 @@ def segment_cache(config: Any, *, segment_len: int) -> Memory:
     """Keep the keys of the unfinished segment only."""
 
     def extend(k: Any, v: Any, past: Any) -> Any:
-        from longatlas.defaults import grow_cache, keep
+        from longatlas.decoder.defaults import grow_cache, keep
 
         seen = grow_cache(k, v, past)
         unfinished = seen.past.end - seen.past.end % segment_len

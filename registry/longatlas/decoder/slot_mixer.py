@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from longatlas.config import DecoderConfig
+from longatlas.decoder.config import DecoderConfig
 from longatlas.ops import blockwise_attention
 from longatlas.slots import Attention, Memory, Position, Seen, Where
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-from longatlas.cells import Cell
-from longatlas.slot_lock import StoppedError
+from longatlas.harness.cells import Cell
+from longatlas.harness.slot_lock import StoppedError
 
 __all__ = ["Executor", "StoppedError", "Worker"]
 
@@ -93,7 +93,7 @@ class Worker:
             self._buffer, self._ready = b"", False
             with self._log_path.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "longatlas.worker"],
+                    [sys.executable, "-m", "longatlas.harness.worker"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

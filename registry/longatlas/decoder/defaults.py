@@ -12,8 +12,8 @@ from longatlas.ops import causal, rotary_embedding
 from longatlas.slots import Attention, Memory, Position, Seen
 
 if TYPE_CHECKING:
-    from longatlas.config import DecoderConfig
-    from longatlas.decoder import Decoder
+    from longatlas.decoder.config import DecoderConfig
+    from longatlas.decoder.decoder import Decoder
 
 
 class KVCache(NamedTuple):

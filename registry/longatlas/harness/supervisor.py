@@ -9,10 +9,10 @@ import time
 import traceback
 from collections.abc import Callable
 
-from longatlas import jobs
-from longatlas.running import Progress, run
-from longatlas.slot_lock import StoppedError
-from longatlas.store import Store
+from longatlas.harness import jobs
+from longatlas.harness.running import Progress, run
+from longatlas.harness.slot_lock import StoppedError
+from longatlas.harness.store import Store
 
 
 def main(url: str) -> None:

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from longatlas.cells import Cell, environment
 from longatlas.errors import LongAtlasError
+from longatlas.harness.cells import Cell, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

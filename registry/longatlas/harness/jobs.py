@@ -16,8 +16,8 @@ import psutil
 import sqlalchemy as sa
 
 from longatlas.errors import LongAtlasError
-from longatlas.plan import Plan, plan_from_yaml
-from longatlas.store import JOBS, Store
+from longatlas.harness.plan import Plan, plan_from_yaml
+from longatlas.harness.store import JOBS, Store
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ACTIVE = (QUEUED, RUNNING)
@@ -124,7 +124,7 @@ def wake_supervisor(store: Store) -> None:
     log = log_path(store)
     with log.open("ab") as stream:
         subprocess.Popen(
-            [sys.executable, "-m", "longatlas.supervisor", store.url.render_as_string(hide_password=False)],
+            [sys.executable, "-m", "longatlas.harness.supervisor", store.url.render_as_string(hide_password=False)],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

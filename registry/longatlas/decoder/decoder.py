@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from longatlas import defaults
 from longatlas.cards import Method
 from longatlas.combination import Combination, as_combination, call_builder
-from longatlas.config import DecoderConfig
+from longatlas.decoder import defaults
+from longatlas.decoder.config import DecoderConfig
+from longatlas.decoder.slot_mixer import SlotMixer
 from longatlas.errors import LongAtlasError
-from longatlas.slot_mixer import SlotMixer
 from longatlas.slots import Position, as_attention, as_context, as_memory, as_module, as_position
 
 

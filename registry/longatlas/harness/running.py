@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longatlas.cells import Cell, expand
-from longatlas.executor import Executor
-from longatlas.plan import Plan, load_plan, plan_from_values
-from longatlas.slot_lock import StoppedError, device_slot
-from longatlas.store import Store
+from longatlas.harness.cells import Cell, expand
+from longatlas.harness.executor import Executor
+from longatlas.harness.plan import Plan, load_plan, plan_from_values
+from longatlas.harness.slot_lock import StoppedError, device_slot
+from longatlas.harness.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from longatlas.catalog import load_catalog, method_status
-from longatlas.plan import Plan
+from longatlas.harness.plan import Plan
 
 # The first six differ in colour in the dashboard.
 METHODS = (
