@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,17 +10,19 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from longatlas.errors import LongAtlasError
+from longatlas.ops.layout import Block, Positions, is_range, layout
 from longatlas.ops.masks import indices, visible
 from longatlas.ops.reference import dense_attention
 from longatlas.slots import MaskMod, ScoreMod
 
-KEY_BLOCK = 64
 IMPLS = ("auto", "torch", "reference")
 # Above this many mask or score elements in all blocks together, training recomputes them in the backward pass.
 REMATERIALISE_ABOVE = 1 << 22
 
-Runs = list[tuple[int, int]]
-_layouts: WeakKeyDictionary[Any, dict[tuple[int, ...], list[Runs]]] = WeakKeyDictionary()
+
+class Mods(NamedTuple):
+    mask: MaskMod
+    score: ScoreMod | None
 
 
 def causal(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
@@ -83,22 +84,27 @@ def blockwise_attention(
         )
     if queries == 0 or keys == 0:
         return q.new_zeros(*q.shape[:3], v.shape[3])
-    mask_mod = None if mask_mod is causal else mask_mod
     groups = q.shape[2] // k.shape[2]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, H, T, D]
-    if queries == 1 and mask_mod is None and score_mod is None and bool((k_positions <= q_positions).all()):
-        return functional.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
-    contiguous = _is_range(k_positions) and _is_range(q_positions)
-    aligned = contiguous and queries == keys and bool(q_positions[0] == k_positions[0])
-    if aligned and mask_mod is None and score_mod is None:
-        return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)
-    layout = _layout(mask_mod, q_positions, k_positions, q.shape[0], q.shape[1], block_size, contiguous)
-    mods = (mask_mod, score_mod)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    o = _run(q, k, v, mods, q_positions, k_positions, scale, block_size, layout)
+    mods = Mods(mask_mod or causal, score_mod)
+    positions = Positions(q_positions, k_positions, is_range(k_positions) and is_range(q_positions))
+    if _is_plain(mods, positions):
+        o = functional.scaled_dot_product_attention(q, k, v, is_causal=queries > 1, scale=scale)
+    else:
+        o = _run(q, k, v, mods, positions, scale, layout(mods.mask, positions, q.shape[0], q.shape[1], block_size))
     return o.transpose(1, 2)
+
+
+def _is_plain(mods: Mods, positions: Positions) -> bool:
+    """Whether one fused call does it: causal attention of a whole sequence, or one query that sees every key."""
+    if mods.mask is not causal or mods.score is not None:
+        return False
+    if len(positions.q) == 1:
+        return bool((positions.k <= positions.q).all())
+    return positions.ranges and len(positions.q) == len(positions.k) and bool(positions.q[0] == positions.k[0])
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -110,115 +116,43 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise LongAtlasError(f"{shapes}: batch, key length, D and heads must agree, and H must be a multiple of Hkv")
 
 
-def _is_range(positions: Tensor) -> bool:
-    return bool((positions[1:] - positions[:-1] == 1).all())
-
-
-def _layout(
-    mask_mod: MaskMod | None,
-    q_positions: Tensor,
-    k_positions: Tensor,
-    batch: int,
-    heads: int,
-    block_size: int,
-    contiguous: bool,
-) -> list[Runs]:
-    """For each block of queries the runs [start, end) of keys that any of its queries sees, in blocks of keys."""
-    key: tuple[int, ...] = (len(q_positions), len(k_positions), batch, heads, block_size)
-    if not contiguous or len(q_positions) <= block_size:
-        return _find_runs(mask_mod, q_positions, k_positions, batch, heads, block_size)
-    key += (int(q_positions[0]), int(k_positions[0]))
-    known = _layouts.setdefault(mask_mod or causal, {})
-    if key not in known:
-        if len(known) > 64:
-            known.clear()
-        known[key] = _find_runs(mask_mod, q_positions, k_positions, batch, heads, block_size)
-    return known[key]
-
-
-def _find_runs(
-    mask_mod: MaskMod | None,
-    q_positions: Tensor,
-    k_positions: Tensor,
-    batch: int,
-    heads: int,
-    block_size: int,
-) -> list[Runs]:
-    keys = len(k_positions)
-    layout = []
-    for block in torch.split(q_positions, block_size):
-        seen = visible(mask_mod, block, k_positions, batch, heads).flatten(0, 2).any(0)
-        padded = functional.pad(seen, (0, -keys % KEY_BLOCK)).view(-1, KEY_BLOCK).any(1)
-        layout.append(_runs(padded.nonzero().flatten().tolist(), keys))
-    return layout
-
-
-def _runs(blocks: list[int], keys: int) -> Runs:
-    runs: Runs = []
-    for block in blocks:
-        start, end = block * KEY_BLOCK, min(keys, (block + 1) * KEY_BLOCK)
-        if runs and runs[-1][1] == start:
-            runs[-1] = (runs[-1][0], end)
-        else:
-            runs.append((start, end))
-    return runs
-
-
 def _run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mods: tuple[MaskMod | None, ScoreMod | None],
-    q_positions: Tensor,
-    k_positions: Tensor,
-    scale: float,
-    block_size: int,
-    layout: list[Runs],
+    q: Tensor, k: Tensor, v: Tensor, mods: Mods, positions: Positions, scale: float, blocks: list[Block]
 ) -> Tensor:
-    area = block_size * sum(end - start for runs in layout for start, end in runs)
-    remat = torch.is_grad_enabled() and area * (q.shape[1] if mods[1] else 1) > REMATERIALISE_ABOVE
+    area = sum((block.rows.stop - block.rows.start) * block.keys for block in blocks)
+    remat = torch.is_grad_enabled() and area * (q.shape[1] if mods.score else 1) > REMATERIALISE_ABOVE
     outputs = []
-    for i, runs in enumerate(layout):
-        rows = slice(i * block_size, (i + 1) * block_size)
-        block = (q[:, :, rows], k, v, mods, q_positions[rows], k_positions, scale, runs)
+    for block in blocks:
+        inputs = (q[:, :, block.rows], k, v, mods, positions._replace(q=positions.q[block.rows]), scale, block)
         if remat:
-            outputs.append(checkpoint(_attend, *block, use_reentrant=False, preserve_rng_state=False))
+            outputs.append(checkpoint(_attend, *inputs, use_reentrant=False, preserve_rng_state=False))
         else:
-            outputs.append(_attend(*block))
+            outputs.append(_attend(*inputs))
     return torch.cat(outputs, 2)
 
 
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mods: tuple[MaskMod | None, ScoreMod | None],
-    q_positions: Tensor,
-    k_positions: Tensor,
-    scale: float,
-    runs: Runs,
-) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, mods: Mods, positions: Positions, scale: float, block: Block) -> Tensor:
     """One block of queries [B, H, Tq, D] against the runs of keys it sees."""
-    mask_mod, score_mod = mods
-    if not runs:
+    if not block.runs:
         return q.new_zeros(*q.shape[:3], v.shape[3]) + 0 * (q.sum() + k.sum() + v.sum())
-    k, v = _pick(k, runs, 2), _pick(v, runs, 2)
-    k_positions = _pick(k_positions, runs, 0)
-    seen = visible(mask_mod, q_positions, k_positions, q.shape[0], q.shape[1])
-    if score_mod is None:
-        mask = None if bool(seen.all()) else seen
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    if getattr(score_mod, "additive", False):
-        bias = score_mod(q.new_zeros(()), *indices(q_positions, k_positions, q.shape[0], q.shape[1]))
-        bias = bias.to(q.dtype).masked_fill(~seen, float("-inf"))
+    k, v, places = block.pick(k, 2), block.pick(v, 2), block.pick(positions.k, 0)
+    seen = block.seen
+    if seen is None and not block.all:
+        seen = visible(mods.mask, positions.q, places, q.shape[0], q.shape[1])
+    if mods.score is None:
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+    where = indices(positions.q, places, q.shape[0], q.shape[1])
+    if getattr(mods.score, "additive", False):
+        bias = mods.score(q.new_zeros(()), *where).to(q.dtype)
+        bias = bias if seen is None else bias.masked_fill(~seen, float("-inf"))
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
     scores = (q @ k.transpose(2, 3)).to(torch.promote_types(q.dtype, torch.float32)) * scale
-    scores = score_mod(scores, *indices(q_positions, k_positions, q.shape[0], q.shape[1]))
+    return _softmax(mods.score(scores, *where), seen).to(v.dtype) @ v
+
+
+def _softmax(scores: Tensor, seen: Tensor | None) -> Tensor:
+    """Softmax over the keys that are seen; 0 in a row that sees none."""
+    if seen is None:
+        return torch.softmax(scores, -1)
     blind = ~seen.any(-1, keepdim=True)
-    weights = torch.softmax(scores.masked_fill(~seen & ~blind, float("-inf")), dim=-1)
-    return weights.masked_fill(blind, 0.0).to(v.dtype) @ v
-
-
-def _pick(x: Tensor, runs: Runs, dim: int) -> Tensor:
-    parts = [x.narrow(dim, start, end - start) for start, end in runs]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+    return torch.softmax(scores.masked_fill(~seen & ~blind, float("-inf")), -1).masked_fill(blind, 0.0)
