@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from longatlas_dashboard import marks
 from longatlas_dashboard.theme import DASHES, SHAPES, Theme, chart_config, style_of
 
 HEIGHT = 340
+# Height of the strip above a plot for the failed cells of one method.
+FAILED_STEP = 14
+# Columns of a grid of cells that all get their words; of more, only those that find room.
+GRID_COLUMNS = 32
 LENGTH_LABEL = (
     "datum.value >= 1048576 && datum.value % 1048576 == 0 ? datum.value / 1048576 + 'M' : "
     "datum.value >= 1024 && datum.value % 1024 == 0 ? datum.value / 1024 + 'K' : '' + datum.value"
@@ -22,6 +27,7 @@ BYTES_LABEL = (
     "datum.value >= 1048576 ? format(datum.value / 1048576, '.3~g') + ' MiB' : "
     "datum.value >= 1024 ? format(datum.value / 1024, '.3~g') + ' KiB' : datum.value + ' B'"
 )
+LEGEND_COLUMNS = "width < 360 ? 1 : 2"
 NUMBER_LABEL = "format(datum.value, datum.value >= 1000 ? '.3~s' : '.3~g')"
 
 
@@ -41,10 +47,12 @@ def scaling(
     order   names of the catalog's methods, which binds colours
     """
     methods = _methods(order, frame, failed)
+    frame = _positive(frame, "value")
     lengths = sorted({int(t) for t in [*frame["T"], *failed["T"]] if t > 0})
     x = _length_axis(lengths)
     spread = pd.concat([frame["value"], frame["low"], frame["high"]]).dropna().astype(float)
-    y = alt.Y(**_value_axis("value", title, unit, spread, padding=14))
+    top = FAILED_STEP * failed["method"].nunique()
+    y = alt.Y(**_value_axis("value", title, unit, spread, padding=14, top=top))
     data = _told(frame, unit)
     base = alt.Chart(data).encode(x=x, y=y, **_by_method(methods, theme, order, dash=False))
     lines = alt.Chart(data).mark_line(strokeWidth=2)
@@ -55,7 +63,7 @@ def scaling(
         tooltip=_tooltips("method", "T", "shown", "interval", "n"), description="spoken:N"
     )
     layers: list[Any] = [lines, intervals, points, *_failed_marks(failed, methods, x, theme, order)]
-    return _finish(alt.layer(*layers), theme)
+    return _finish(alt.layer(*layers), theme, height=HEIGHT + top)
 
 
 def buckets(
@@ -124,6 +132,7 @@ def trade_off(
 
     points, frontier  rows with method, cost, quality (and *_low, *_high), as analysis.trade_off gives them
     """
+    points, frontier = _positive(points, "cost"), _positive(frontier, "cost")
     methods = _methods(order, points)
     x = alt.X(**_value_axis("cost", cost_title, unit, points["cost"], padding=36))
     y = alt.Y("quality:Q", scale=alt.Scale(zero=False, padding=24), axis=alt.Axis(title=quality_title, tickCount=6))
@@ -146,12 +155,15 @@ def trade_off(
         ]
     )
     middle = math.sqrt(points["cost"].min() * points["cost"].max())
-    names = [
-        alt.Chart(data[data["cost"] > middle] if on_right else data[data["cost"] <= middle])
-        .mark_text(align="right" if on_right else "left", dx=-9 if on_right else 9, dy=-9, color=theme.muted)
-        .encode(x=x, y=y, text="method:N")
-        for on_right in (False, True)
-    ]
+    names = []
+    # Only the frontier is named, above and below in turn: the names of all would lie over each other.
+    for place, name in enumerate(frontier["method"]):
+        own = data[data["method"] == name]
+        right = bool((own["cost"] > middle).any())
+        mark = alt.Chart(own).mark_text(
+            align="right" if right else "left", dx=-9 if right else 9, dy=(-10, 12)[place % 2], color=theme.muted
+        )
+        names.append(mark.encode(x=x, y=y, text="method:N"))
     return _finish(alt.layer(step.encode(x=x, y=y), joined, spread, dots, *names), theme)
 
 
@@ -217,11 +229,10 @@ def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
         colour=[colours.get(status, theme.bad) for status in frame["status"]],
         strength=[0.12 if status == "waiting" else 0.32 for status in frame["status"]],
     )
-    x = alt.X(
-        "column:N",
-        sort=list(dict.fromkeys(data["column"])),
-        axis=alt.Axis(title=None, orient="top", labelAngle=-60, labelLimit=150, labelOverlap="greedy"),
-    )
+    columns = list(dict.fromkeys(data["column"]))
+    overlap = "greedy" if len(columns) > GRID_COLUMNS else False
+    axis = alt.Axis(title=None, orient="top", labelAngle=-60, labelLimit=150, labelOverlap=overlap)
+    x = alt.X("column:N", sort=columns, axis=axis)
     y = alt.Y("method:N", sort=list(dict.fromkeys(data["method"])), axis=alt.Axis(title=None, labelLimit=200))
     told = [alt.Tooltip("label:N", title="cell"), alt.Tooltip("words:N", title="status")]
     base = alt.Chart(data).encode(x=x, y=y)
@@ -279,13 +290,23 @@ def ticks(low: float, high: float, unit: str) -> list[float]:
     return []
 
 
-def _value_axis(field: str, title: str, unit: str, values: pd.Series, *, padding: int) -> dict[str, Any]:
-    """Scale and axis of a logarithmic value channel."""
+def _positive(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """The rows that a logarithmic axis can show: finite values above 0; such ends of intervals are taken out."""
+    numbers = frame[list(names)].astype(float)
+    shown = frame[((numbers > 0) & np.isfinite(numbers)).all(axis=1)]
+    ends = {name: shown[name].astype(float) for name in ("low", "high") if name in shown}
+    return shown.assign(**{name: end.where((end > 0) & np.isfinite(end)) for name, end in ends.items()})
+
+
+def _value_axis(field: str, title: str, unit: str, values: pd.Series, *, padding: int, top: int = 0) -> dict[str, Any]:
+    """Scale and axis of a logarithmic value channel; `top` pixels above it stay free."""
     label = BYTES_LABEL if unit == "bytes" else NUMBER_LABEL
     shown = ticks(float(values.min()), float(values.max()), unit) if len(values) else []
     return {
         "shorthand": f"{field}:Q",
-        "scale": alt.Scale(type="log", nice=False, padding=padding),
+        "scale": alt.Scale(
+            type="log", nice=False, padding=padding, range=[alt.ExprRef("height"), top] if top else alt.Undefined
+        ),
         "axis": alt.Axis(title=title, labelExpr=label, values=shown or alt.Undefined, tickCount=5),
     }
 
@@ -303,7 +324,7 @@ def _by_method(
 ) -> dict[str, Any]:
     """Colour, shape and dash channels over the same domain; colour and shape share one legend."""
     styles = [style_of(name, order) for name in methods]
-    legend = alt.Legend(title=None, orient="bottom", columns=2, symbolOpacity=1)
+    legend = alt.Legend(title=None, orient="bottom", columns=alt.ExprRef(LEGEND_COLUMNS), symbolOpacity=1)
     colours = [theme.palette[s.colour] for s in styles]
     channels: dict[str, Any] = {
         "color": alt.Color("method:N", scale=alt.Scale(domain=methods, range=colours), legend=legend)
@@ -318,22 +339,32 @@ def _by_method(
 
 
 def _failed_marks(failed: pd.DataFrame, methods: list[str], x: alt.X, theme: Theme, order: Sequence[str]) -> list[Any]:
-    """A cross at the top edge for each cell without a number, one height per method, named by its status."""
+    """A cross above the plot for each cell without a number, one height per method, named by its status."""
     layers: list[Any] = []
+    least = failed["T"].min()
     for place, name in enumerate(dict.fromkeys(failed["method"])):
         rows = failed[failed["method"] == name]
         told = [f"{name}, T = {t}: {s}" for t, s in zip(rows["T"], rows["status"], strict=True)]
         rows = rows.assign(told=told)
         colour = theme.palette[style_of(name, order).colour]
-        top = alt.value(8 + 14 * place)
-        base = alt.Chart(rows[["method", "T", "status", "reason", "told"]]).encode(x=x, y=top)
+        top = alt.value(FAILED_STEP * place)
+        rows = rows[["method", "T", "status", "reason", "told"]]
+        base = alt.Chart(rows).encode(x=x, y=top)
+        # The words stand left of the cross, but not over the axis.
+        sides = ((rows["T"] > least, "right", -9), (rows["T"] == least, "left", 9))
         layers += [
             base.mark_text(fontSize=14, fontWeight="bold", color=colour).encode(
                 text=alt.value("✕"),
                 tooltip=_tooltips("method", "T", "status", "reason"),
                 description="told:N",
             ),
-            base.mark_text(align="right", dx=-9, fontSize=11, color=theme.text).encode(text="status:N"),
+            *(
+                alt.Chart(rows[chosen])
+                .mark_text(align=align, dx=dx, fontSize=11, color=theme.text)
+                .encode(x=x, y=top, text="status:N")
+                for chosen, align, dx in sides
+                if chosen.any()
+            ),
         ]
     return layers
 

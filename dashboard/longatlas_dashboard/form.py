@@ -16,6 +16,8 @@ from longatlas.harness.plan import DEVICES, DTYPES, KEYS, MEASURES, PHASES, PRES
 from longatlas_dashboard import marks, ui
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+# What a number field of a browser can hold.
+LARGEST = (1 << 53) - 1
 _PREFIX = "run_"
 
 
@@ -34,7 +36,9 @@ class Form:
 
     def show(self, error: PlanError) -> None:
         place = self.places.get(error.key, st)
-        place.error(ui.plain(f"{error.key} {error.text}"), icon=":material/error:")
+        text = error.text.removeprefix("has an error: ")
+        words = text if text != error.text else f"{error.key} {text}"
+        place.error(ui.plain(words), icon=":material/error:")
 
     def plan(self) -> Plan | None:
         """The plan, or None after its error has been shown at the field."""
@@ -86,7 +90,8 @@ def _with_options(spec: str, form: Form) -> str:
         combination = parse_spec(spec)
     except LongAtlasError:
         return spec
-    if not any(part.method.options for part in combination.parts):
+    values = [value for part in combination.parts for value in part.options.values()]
+    if not values or any(isinstance(value, int | float) and abs(value) > LARGEST for value in values):
         return spec
     with st.expander(ui.plain(f"Options of {spec}")):
         parts = tuple(_part(part, spec) for part in combination.parts)
@@ -143,9 +148,15 @@ def _lengths(form: Form, defaults: Mapping[str, Any]) -> None:
             default=start,
             key=key,
             accept_new_options=True,
-            format_func=lambda text: marks.length_text(int(text)) if text.isdigit() else text,
+            format_func=_length_text,
         )
-    form.values["lengths"] = tuple(int(t) if t.lstrip("-").isdigit() else t for t in chosen)
+    numbers = [(text, ui.whole_number(text)) for text in chosen]
+    form.values["lengths"] = tuple(text if number is None else number for text, number in numbers)
+
+
+def _length_text(text: str) -> str:
+    number = ui.whole_number(text)
+    return ui.cut(text, 40) if number is None else marks.length_text(number)
 
 
 def _text(form: Form, name: str, label: str, defaults: Mapping[str, Any], hint: str) -> None:

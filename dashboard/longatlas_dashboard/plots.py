@@ -54,6 +54,9 @@ def against_length(rows: pd.DataFrame, view: View, *, key: str) -> None:
         order=ui.methods_order(),
     )
     ui.chart(made, alt_text=_alt(view, values, failed), key=key)
+    hidden = int((values["value"] <= 0).sum())
+    if hidden:
+        st.caption(f"{hidden} values of 0 or less have no place on a logarithmic axis.")
 
 
 def all_views(rows: pd.DataFrame, *, key: str) -> None:
@@ -133,9 +136,9 @@ def known(spec: str) -> bool:
 
 
 def default_methods(rows: pd.DataFrame, count: int = 8) -> list[str]:
-    """What Compare shows at first: measured methods, vanilla in front, those measured most first."""
-    counts = rows["method"].value_counts(sort=True)
-    names = sorted(counts.index, key=lambda name: (name != "vanilla", -counts[name], name))
+    """What Compare shows at first: measured methods, vanilla in front, those measured most first, the demo's order."""
+    counts = rows["method"].value_counts()
+    names = sorted(ui.names_with_rows(rows), key=lambda name: (name != "vanilla", -counts[name]))
     return names[:count]
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import pandas as pd
 import streamlit as st
+from sqlalchemy.exc import SQLAlchemyError
 
 from longatlas import catalog
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
 from longatlas.harness.demo import METHODS
-from longatlas.harness.store import Store
+from longatlas.harness.store import Store, store_url
 from longatlas_dashboard import settings
 from longatlas_dashboard.theme import LIGHT, THEMES, Theme
+
+# What may go wrong with a store while it is read or written.
+STORE_ERRORS = (LongAtlasError, SQLAlchemyError)
 
 # Not called `pages`: Streamlit runs the scripts of such a folder by itself, before the token is asked for.
 PAGES = Path(__file__).with_name("views")
@@ -26,11 +31,21 @@ _PUNCTUATION = re.compile(r"([!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~])")
 # What Markdown makes a link of even where it is escaped; an invisible joiner breaks it up.
 _AUTOLINK = re.compile(r"(?i)\b(https?|www|ftp|mailto)(?=[:.])|(?=@)")
 _JOINER = "\u2060"
+# Longer text (a URL, a plugin's title) is cut: a page is read, not filled.
+LINE, PARAGRAPH = 160, 1200
+# Characters that turn the direction of all that follows, words of ours too.
+_TURNS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
 
-def plain(text: str) -> str:
+def cut(text: str, most: int = LINE) -> str:
+    """`text` on one line of at most `most` characters, in the direction of its letters."""
+    one_line = " ".join(str(text).translate(_TURNS).split())
+    return one_line if len(one_line) <= most else f"{one_line[: most - 1]}…"
+
+
+def plain(text: str, most: int = PARAGRAPH) -> str:
     """Text for a Markdown place (titles, labels, captions) in which nothing is markup, link or image."""
-    one_line = " ".join(str(text).split())
+    one_line = cut(text, most)
     broken = _AUTOLINK.sub(lambda match: f"{match[0]}{_JOINER}", one_line)
     return _PUNCTUATION.sub(r"\\\1", broken)
 
@@ -54,41 +69,51 @@ def methods_order() -> list[str]:
 # The store
 
 
-@st.cache_resource(show_spinner=False)
-def _open(where: str, read_only: bool) -> Store:
+@st.cache_resource(show_spinner=False, max_entries=2)
+def _open(where: str, read_only: bool, file: tuple[int, ...]) -> Store:
     return Store(where or None, read_only=read_only)
 
 
+def _file() -> tuple[int, ...]:
+    """Which file the store is now; () for none. Another one in its place has other numbers."""
+    url = store_url(settings.read().store)
+    with suppress(OSError):
+        if url.get_backend_name() == "sqlite":
+            found = Path(str(url.database)).stat()
+            return (found.st_dev, found.st_ino)
+    return ()
+
+
 def store() -> Store:
-    """The store the launcher named. Raises LongAtlasError when it cannot be opened, or is gone."""
+    """The store the launcher named, opened anew when its file is another one or gone. Raises LongAtlasError."""
     given = settings.read()
-    opened = _open(given.store, given.read_only)
-    if opened.is_sqlite and not Path(str(opened.url.database)).exists():
-        _open.clear()
-        opened = _open(given.store, given.read_only)
+    file = _file()
+    opened = _open(given.store, given.read_only, file)
+    if opened.is_sqlite and not file:
+        _open.clear()  # it has just been made, or must be missed again at the next look
     return opened
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
-def _frame(name: str, last_row: int) -> pd.DataFrame:
+def _frame(name: str, file: tuple[int, ...], last_row: int) -> pd.DataFrame:
     return store().rows()
 
 
 def rows() -> pd.DataFrame:
     """All rows of the store; read again only when there are new ones. Not to be changed in place."""
     here = store()
-    return _frame(here.name, here.last_row_id())
+    return _frame(here.name, _file(), here.last_row_id())
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
-def _latest(name: str, last_row: int) -> pd.DataFrame:
+def _latest(name: str, file: tuple[int, ...], last_row: int) -> pd.DataFrame:
     return analysis.latest(rows())
 
 
 def latest() -> pd.DataFrame:
     """The newest rows of each measurement. Not to be changed in place."""
     here = store()
-    return _latest(here.name, here.last_row_id())
+    return _latest(here.name, _file(), here.last_row_id())
 
 
 # Pages and links
@@ -163,17 +188,19 @@ def guarded(page: Callable[[], None]) -> None:
     """Run a page; what goes wrong is a message with its remedy, never a traceback."""
     try:
         page()
-    except LongAtlasError as error:
-        st.error(plain(str(error)), icon=":material/error:")
     except Exception as error:
-        from sqlalchemy.exc import SQLAlchemyError
-
-        if isinstance(error, SQLAlchemyError):
-            text = f"the store cannot be read now: {getattr(error, 'orig', error)}; reload the page in a moment"
-        else:
-            text = f"this page failed: {type(error).__name__}: {error}; the server's log has the details"
+        if not isinstance(error, STORE_ERRORS):
             _log_exception()
-        st.error(plain(text), icon=":material/error:")
+        st.error(plain(error_text(error)), icon=":material/error:")
+
+
+def error_text(error: Exception) -> str:
+    """What went wrong and the remedy, without a traceback."""
+    if isinstance(error, LongAtlasError):
+        return str(error)
+    if isinstance(error, SQLAlchemyError):
+        return f"the store cannot be used now: {getattr(error, 'orig', error)}; try again in a moment"
+    return f"this page failed: {type(error).__name__}: {error}; the server's log has the details"
 
 
 def _log_exception() -> None:
@@ -213,8 +240,13 @@ def names_with_rows(frame: pd.DataFrame) -> list[str]:
 
 
 def texts(values: Iterable[str], conjunction: str = ", ") -> str:
-    """Names as inline code, joined."""
-    return conjunction.join(f"`{str(value).replace('`', '')}`" for value in values)
+    """Names as inline code, joined; on one line, for a blank line would end the code and let Markdown in."""
+    return conjunction.join(f"`{cut(str(value).replace('`', '')) or ' '}`" for value in values)
+
+
+def whole_number(text: str) -> int | None:
+    """The number a URL parameter or a typed text stands for, in ASCII digits; None for anything else."""
+    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,15}", text) else None
 
 
 def pick(options: Sequence[str], wanted: Iterable[str]) -> list[str]:

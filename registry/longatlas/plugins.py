@@ -63,7 +63,9 @@ def load_plugins(sources: Iterable[Source], taxonomy: Taxonomy) -> list[Plugin]:
     for source in sources:
         try:
             plugin = _load_one(source, taxonomy, owners)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic in a Rust extension and pytest.skip() are no Exception
             plugin = Plugin(source.name, source.version, source.distribution, error=_describe(error))
         cards: tuple[Method | Task, ...] = (*plugin.methods, *plugin.tasks)
         for card in cards:

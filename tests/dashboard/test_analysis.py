@@ -136,3 +136,8 @@ def test_depths_are_read_from_the_metric() -> None:
 def test_failures_are_never_dropped() -> None:
     rows = frame(*(row(i, "a", 512, None, status=status, metric="") for i, status in enumerate(analysis.FAILED)))
     assert len(analysis.failures(rows)) == len(analysis.FAILED)
+
+
+def test_a_value_that_is_not_finite_is_no_measurement() -> None:
+    rows = pd.DataFrame({"method": "vanilla", "T": [1, 2, 3, 4], "metric": "ms", "status": "ok", "phase": "train"})
+    assert analysis.measured(rows.assign(value=[1.0, np.nan, np.inf, None]), "ms")["T"].tolist() == [1]

@@ -41,12 +41,31 @@ def test_both_axes_are_logarithmic_and_intervals_are_drawn(filled: Store) -> Non
     assert any(layer["encoding"].get("y2") == {"field": "high"} for layer in layers)
 
 
-def test_a_failed_cell_is_a_mark_at_the_top_edge(filled: Store) -> None:
+def test_a_failed_cell_is_a_mark_above_the_plot(filled: Store) -> None:
     spec = scaling(filled)
     words = json.dumps(spec["datasets"])
     assert "vanilla, T = 4096: oom" in words
     crosses = [layer for layer in spec["layer"] if layer["encoding"].get("text") == {"value": "✕"}]
-    assert [layer["encoding"]["y"] for layer in crosses] == [{"value": 8}]
+    assert [layer["encoding"]["y"] for layer in crosses] == [{"value": 0}]
+    assert spec["layer"][0]["encoding"]["y"]["scale"]["range"] == [{"expr": "height"}, charts.FAILED_STEP]
+
+
+def test_what_a_logarithmic_axis_cannot_show_is_left_out(filled: Store) -> None:
+    values, failed = shaped(filled)
+    values = values.head(4).assign(value=[0.0, -1.0, float("inf"), 2.0], low=[1.0, 1.0, 1.0, -1.0], high=3.0)
+    options = {"title": "ms", "unit": "ms", "theme": theme.LIGHT, "order": ORDER}
+    spec = charts.scaling(values, failed, **options).to_dict()
+    drawn = [row for rows in spec["datasets"].values() for row in rows if "value" in row]
+    assert [(row["value"], row["low"], row["high"]) for row in drawn] == [(2.0, None, 3.0)]
+
+
+def test_only_the_frontier_is_named(filled: Store) -> None:
+    points = pd.DataFrame({"method": ["vanilla", "alibi"], "cost": [1.0, 2.0], "quality": [1.0, 2.0]})
+    points = points.assign(quality_low=0.9, quality_high=2.1)
+    options = {"cost_title": "c", "quality_title": "q", "unit": "ms", "theme": theme.LIGHT, "order": ORDER}
+    spec = charts.trade_off(points, points.head(1), **options).to_dict()
+    named = [layer["data"]["name"] for layer in spec["layer"] if layer["encoding"].get("text")]
+    assert [[row["method"] for row in spec["datasets"][name]] for name in named] == [["vanilla"]]
 
 
 def test_colour_is_never_alone(filled: Store) -> None:

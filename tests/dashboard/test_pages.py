@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from streamlit.testing.v1 import AppTest
 
 from longatlas import catalog
 from longatlas.cards import Method, Option
 from longatlas.catalog import Catalog
 from longatlas.harness import jobs
+from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan
 from longatlas.harness.store import Store
 from longatlas.plugins import Plugin
@@ -85,6 +88,7 @@ def test_taxonomy_narrows_to_a_node_and_finds_by_words(empty: Store) -> None:
 def test_taxonomy_says_what_an_unknown_node_is(empty: Store) -> None:
     app = show("taxonomy", node="efficient_atention")
     assert "did you mean" in app.error[0].value.replace("\\", "")
+    assert "The whole tree" in texts(app)
 
 
 def test_method_shows_equations_options_departures_and_source(filled: Store) -> None:
@@ -139,8 +143,81 @@ def test_plain_escapes_all_markup() -> None:
     assert ui.plain("a_b *c*") == r"a\_b \*c\*"
     assert "https:" not in ui.plain("see https://evil.example now")
     assert ui.plain("one\n\ntwo") == "one two"
+    assert ui.plain("right\u202eleft\u2066") == "rightleft"
     assert ui.web_address("javascript:alert(1)") == ""
     assert ui.web_address("https://arxiv.org/abs/1") == "https://arxiv.org/abs/1"
+
+
+def test_names_from_the_url_stay_on_one_line_of_code(filled: Store) -> None:
+    app = show("compare", m="a\n\n![x](http://evil.example/x.png)\n\n")
+    assert app.error[0].value.startswith("Not known here: `a ![x](http://evil.example/x.png)`.")
+    assert ui.texts(["a`b", "c\r\n\r\nd", ""]) == "`ab`, `c d`, ` `"
+
+
+def test_long_text_is_cut(empty: Store) -> None:
+    assert len(ui.plain("x" * 10_000)) == ui.PARAGRAPH
+    assert len(show("method", id="x" * 10_000).error[0].value) < 2 * ui.PARAGRAPH
+
+
+@pytest.mark.parametrize("text", ["²", "1e3", "", "-", "9" * 30, "9" * 5000, "1_0", "٣", "one"])
+def test_what_is_no_whole_number_is_none(text: str) -> None:
+    assert ui.whole_number(text) is None
+    assert ui.whole_number("-12") == -12
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"t": "²"}, "lengths has"),
+        ({"t": "9" * 30}, "lengths has"),
+        ({"t": "512,abc"}, "abc"),
+        ({"t": "0"}, "expected a whole number"),
+        ({"m": "sliding_window:window=0"}, "out of bounds"),
+    ],
+)
+def test_run_refuses_absurd_values_of_the_url_at_the_field(empty: Store, query: dict[str, str], said: str) -> None:
+    app = show("run", **({"m": "vanilla"} | query))
+    assert said in app.error[0].value.replace("\\", "")
+    assert app.button(key="start").disabled
+
+
+def test_run_takes_an_option_that_no_number_field_can_hold(empty: Store) -> None:
+    app = show("run", m=f"sliding_window:window={'9' * 26}")
+    assert not app.error
+    assert "9" * 26 in texts(app)
+
+
+def test_a_store_that_was_replaced_is_read_anew(
+    tmp_path: Path, filled_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.sqlite"
+    monkeypatch.setenv("LONGATLAS_STORE", str(path))
+    plan = Plan(methods=("yarn",), lengths=(512,), measure=("speed",), phases=("prefill",))
+    Store(str(path)).save(expand(plan)[0], [{"status": "oom", "reason": "planted"}], 1.0)
+    app = show("results")
+    assert "1 of 1 rows" in texts(app)
+    for file in tmp_path.glob("store.sqlite*"):
+        file.unlink()
+    shutil.copy(filled_path, path)
+    assert "1 of 1 rows" not in texts(app.run())
+    assert "yarn" not in set(app.dataframe[0].value["method"])
+
+
+def test_a_locked_store_is_a_message_where_it_was_clicked(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(*_: object) -> None:
+        raise OperationalError("update", {}, Exception("database is locked"))
+
+    job = jobs.submit(filled, Plan(methods=("alibi",)), start=False)
+    app = show("jobs", job=str(job.id))
+    monkeypatch.setattr(jobs, "cancel", locked)
+    app.button(key="cancel").click().run()
+    assert "database is locked" in app.error[0].value
+    app = show("run", m="vanilla", t="128")
+    monkeypatch.setattr(jobs, "submit", locked)
+    app.button(key="start").click().run()
+    assert "database is locked" in app.error[0].value
+    monkeypatch.undo()
+    jobs.cancel(filled, job.id)
 
 
 def test_compare_shows_failures_and_growth(filled: Store) -> None:
@@ -210,10 +287,23 @@ def test_jobs_shows_the_grid_and_cancels(filled: Store) -> None:
     assert jobs.job(filled, job.id).status == jobs.CANCELLED
 
 
-@pytest.mark.parametrize("number", ["999", "abc"])
+def test_a_cancelled_job_runs_again_as_a_new_one(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "wake_supervisor", lambda store: None)
+    old = jobs.submit(filled, Plan(methods=("yarn",), lengths=(64,)), start=False)
+    jobs.cancel(filled, old.id)
+    app = show("jobs", job=str(old.id))
+    app.button(key="again").click().run()
+    new = jobs.jobs(filled)[0]
+    assert (new.status, new.plan) == (jobs.QUEUED, old.plan)
+    assert f"Job {new.id}" in texts(app)
+    jobs.cancel(filled, new.id)
+
+
+@pytest.mark.parametrize("number", ["999", "abc", "-1", "²", "9" * 30, "<b>x</b>"])
 def test_jobs_says_what_an_unknown_job_is(filled: Store, number: str) -> None:
     jobs.cancel(filled, jobs.submit(filled, Plan(methods=("alibi",)), start=False).id)
-    assert number in show("jobs", job=number).error[0].value
+    error = show("jobs", job=number).error[0].value
+    assert number in error.replace("\\", "")
 
 
 def test_results_filters_and_keeps_provenance(filled: Store) -> None:

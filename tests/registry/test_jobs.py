@@ -202,3 +202,12 @@ def test_the_command_line(store: Store, command: Command, wait: Wait, tmp_path: 
         failed = command("jobs", *arguments)
         assert (failed.returncode, failed.stdout) == (2, "")
     assert len(jobs.jobs(store)) == 2
+
+
+def test_a_read_only_store_is_left_as_it_is(store: Store) -> None:
+    number = jobs.submit(store, PLAN, start=False).id
+    jobs.update(store, number, status=RUNNING, pid=2**22 + 1, pid_started=1.0)
+    (seen,) = jobs.jobs(Store(store.name, read_only=True))
+    assert seen.status == RUNNING
+    (mended,) = jobs.jobs(store)
+    assert mended.status == FAILED

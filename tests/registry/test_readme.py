@@ -53,6 +53,15 @@ def test_the_plan_loads_and_the_python_example_names_a_plan():
     assert Plan(**ast.literal_eval(values)).lengths == (1024, 4096)
 
 
+def test_the_functions_example_runs():
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Decoder(" in block]
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["o"].shape == (1, 1000, 8, 64)
+    assert names["logits"].shape == (1, 1, 256)
+    assert names["state"].position == 501
+
+
 def test_number_of_checks():
     assert f"{len(CHECKS)} checks" in README
 

@@ -94,8 +94,7 @@ def _scaling(rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     chosen = analysis.under(rows, setting)
     st.caption(
-        ui.plain(ui.setting_text(setting))
-        + ". Medians with 95% intervals; a cross at the top edge is a cell that failed."
+        ui.plain(ui.setting_text(setting)) + ". Medians with 95% intervals; a cross above a plot is a cell that failed."
     )
     plots.all_views(chosen, key="compare")
     ui.section("Growth with T", "Slope of the log-log line with its 95% interval, beside what the cards claim.")
@@ -227,7 +226,8 @@ def _cards(methods: list[str]) -> None:
 def _card(combination: Combination, facts: dict[str, str], differs: dict[str, bool]) -> None:
     with st.container(horizontal=True):
         for part in combination.parts:
-            ui.link("method", f"**{ui.plain(part.method.title)}**", icon=":material/article:", id=part.method.name)
+            title = f"**{ui.plain(part.method.title, ui.LINE)}**"
+            ui.link("method", title, icon=":material/article:", id=part.method.name)
     lines = [f"{'**≠** ' if differs[name] else ''}:gray[{name}] {ui.plain(value)}" for name, value in facts.items()]
     st.markdown("  \n".join(lines))
 

@@ -61,7 +61,7 @@ def _newest_runs() -> None:
     if not found:
         ui.empty(
             "Nothing has been run from the dashboard yet.",
-            command="longatlas demo",
+            command="longatlas demo" if ui.rows().empty else "",
             page="" if settings.read().read_only else "run",
             label="Run something small",
         )
@@ -89,7 +89,7 @@ def _broken_plugins() -> None:
     broken = [plugin for plugin in catalog.load_catalog().plugins if plugin.error]
     for plugin in broken:
         st.warning(
-            f"Plugin `{plugin.name}` is broken and was left out: {ui.plain(plugin.error)}",
+            f"Plugin {ui.texts([plugin.name])} is broken and was left out: {ui.plain(plugin.error)}",
             icon=":material/extension_off:",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 
 import pandas as pd
 import streamlit as st
@@ -17,6 +18,8 @@ POLL_SECONDS = 2
 
 def page() -> None:
     ui.header("Jobs")
+    if "queue_error" in st.session_state:
+        st.error(ui.plain(st.session_state.pop("queue_error")), icon=":material/error:")
     store = ui.store()
     found = jobs.jobs(store)
     if not found:
@@ -39,9 +42,10 @@ def page() -> None:
 
 def _asked(store: Store, number: str) -> jobs.Job | None:
     try:
-        if not number.isdigit():
-            raise LongAtlasError(f"'{number}' is no job number; choose one from the list below")
-        return jobs.job(store, int(number))
+        wanted = ui.whole_number(number)
+        if wanted is None:
+            raise LongAtlasError(f"'{ui.cut(number, 40)}' is no job number; choose one from the list below")
+        return jobs.job(store, wanted)
     except LongAtlasError as error:
         st.error(ui.plain(str(error)), icon=":material/search_off:")
         return None
@@ -71,6 +75,8 @@ def _job(store: Store, job: jobs.Job) -> None:
         job_view.badge(job)
         if job.status in jobs.ACTIVE and not settings.read().read_only:
             st.button("Cancel", icon=":material/stop_circle:", on_click=_cancel, args=(job.id,), key="cancel")
+        if job.status in (jobs.FAILED, jobs.CANCELLED) and not settings.read().read_only:
+            st.button("Run again", icon=":material/replay:", on_click=_again, args=(job,), key="again")
         ui.link(
             "compare",
             "Compare its methods",
@@ -80,11 +86,11 @@ def _job(store: Store, job: jobs.Job) -> None:
     if job.error:
         st.error(ui.plain(job.error), icon=":material/error:")
     share = job.done / job.total if job.total else float(job.status == jobs.DONE)
-    now = f"measuring {job.current}" if job.current else job.status
+    now = f"measuring {job.current}" if job.current and job.status == jobs.RUNNING else job.status
     words = [f"{job.done} of {job.total} cells" if job.total else "", now, job_view.left_text(job)]
     st.progress(min(share, 1.0), ui.plain(" · ".join(word for word in words if word)))
     if job.status == jobs.QUEUED:
-        st.caption("It waits for the jobs before it; one runs at a time, so that timings do not disturb each other.")
+        st.caption("It starts when the jobs before it have ended: two at a time would disturb each other's timings.")
     _grid(store, job)
     log, plan = st.tabs(["Log", "Plan"])
     with log:
@@ -113,8 +119,25 @@ def _grid(store: Store, job: jobs.Job) -> None:
 
 
 def _cancel(number: int) -> None:
-    if not settings.read().read_only:
-        jobs.cancel(ui.store(), number)
+    _change(lambda store: jobs.cancel(store, number))
+
+
+def _again(job: jobs.Job) -> None:
+    """Queue the plan once more: it goes on from the finished cells."""
+    made = _change(lambda store: jobs.submit(store, job.plan))
+    if made:
+        ui.set_query(job=made.id)
+
+
+def _change(change: Callable[[Store], jobs.Job]) -> jobs.Job | None:
+    """What a button does to the queue; what goes wrong is said on the page."""
+    if settings.read().read_only:
+        return None
+    try:
+        return change(ui.store())
+    except ui.STORE_ERRORS as error:
+        st.session_state["queue_error"] = ui.error_text(error)
+        return None
 
 
 def _queue(found: list[jobs.Job]) -> None:
@@ -123,7 +146,7 @@ def _queue(found: list[jobs.Job]) -> None:
         {
             "job": [job.id for job in found],
             "status": [job.status for job in found],
-            "cells": [f"{job.done} of {job.total}" for job in found],
+            "cells": [f"{job.done} of {job.total}" if job.total else "" for job in found],
             "methods": [", ".join(job.plan.methods) for job in found],
             "started": [job_view.age_text(job.created) for job in found],
             "plan": [job.plan_hash for job in found],

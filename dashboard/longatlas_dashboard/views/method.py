@@ -42,7 +42,7 @@ def _unknown(atlas: catalog.Catalog, error: LongAtlasError) -> None:
     for plugin in atlas.plugins:
         if plugin.error:
             st.warning(
-                f"Plugin `{plugin.name}` is broken, so its methods are missing: {ui.plain(plugin.error)}",
+                f"Plugin {ui.texts([plugin.name])} is broken, so its methods are missing: {ui.plain(plugin.error)}",
                 icon=":material/extension_off:",
             )
     _chooser(atlas)
@@ -53,7 +53,7 @@ def _chooser(atlas: catalog.Catalog) -> None:
         "Method",
         list(atlas.methods),
         index=None,
-        format_func=lambda name: f"{name}: {atlas.methods[name].title}",
+        format_func=lambda name: ui.cut(f"{name}: {atlas.methods[name].title}"),
         placeholder="name or title",
         key="method_choice",
     )
@@ -63,7 +63,7 @@ def _chooser(atlas: catalog.Catalog) -> None:
 
 
 def _head(atlas: catalog.Catalog, method: Method) -> None:
-    st.title(ui.plain(method.title), anchor=False)
+    st.title(ui.plain(method.title, ui.LINE), anchor=False)
     status = catalog.method_status(method)
     with st.container(horizontal=True, vertical_alignment="center"):
         good = status == "ready"
@@ -138,7 +138,7 @@ def _paper(atlas: catalog.Catalog, method: Method) -> None:
     if paper is None:
         address = f"https://arxiv.org/abs/{method.paper}" if method.paper[:4].isdigit() else method.paper
         if ui.web_address(address):
-            st.link_button(ui.plain(method.paper), address, icon=":material/open_in_new:")
+            st.link_button(ui.plain(method.paper, ui.LINE), address, icon=":material/open_in_new:")
         else:
             st.caption("No paper is named on the card.")
         return

@@ -33,14 +33,14 @@ the phase. `state_bytes` is what is carried to the next call after a prefill of 
 the state's tensors: measured, never declared.
 """,
     "Quality": """
-Every method is trained in the same small decoder with the same budget. `bits_per_byte` is that of a byte-
-level language model on held-out text, by position bucket: the T of a row is the upper end of its bucket, at
+Every method is trained in the same small decoder with the same budget. `bits_per_byte` is that of a
+byte-level language model on held-out text, by position bucket: the T of a row is the upper end of its bucket, at
 1, 2, 4 and 8 times the training length. Lower is better. Methods that need no training (`retrofit`) are put
 into the decoder that was trained without them. MQAR and passkey report accuracy between 0 and 1.
 """,
     "What is never done": """
 No time is reported for an implementation whose check against its reference failed: its row says
-`incorrect`. A cell that fails is a row with its status and reason, a cross at the top edge of the plots,
+`incorrect`. A cell that fails is a row with its status and reason, a cross above the plots,
 and a line in the table of failures. Rows of different machines, devices, dtypes, threads or cases are never
 drawn into one plot.
 """,

@@ -42,7 +42,7 @@ def _from_url() -> dict[str, Any]:
         if not values:
             continue
         if key == "lengths":
-            found[key] = tuple(int(value) for value in values if value.isdigit())
+            found[key] = tuple(values)
         else:
             found[key] = values[0] if key == "preset" else tuple(values)
     return found
@@ -95,8 +95,8 @@ def _start(plan: Plan) -> None:
         if settings.read().read_only:
             raise LongAtlasError("this dashboard is read-only; start it without --read-only to run something")
         st.session_state["submitted_job"] = jobs.submit(ui.store(), plan).id
-    except LongAtlasError as error:
-        st.session_state["submit_error"] = str(error)
+    except ui.STORE_ERRORS as error:
+        st.session_state["submit_error"] = ui.error_text(error)
 
 
 def _same_plan(plan: Plan) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import streamlit as st
 
 from longatlas import catalog
+from longatlas.errors import LongAtlasError
 from longatlas.taxonomy import Node
 from longatlas_dashboard import charts, tree, ui
 
@@ -32,7 +33,11 @@ def page() -> None:
     if "node_clicked" in st.session_state:
         ui.set_query(node=st.session_state.pop("node_clicked"))
     path = ui.query("node")
-    node = atlas.taxonomy.node(path) if path else None
+    try:
+        node = atlas.taxonomy.node(path) if path else None
+    except LongAtlasError as error:
+        st.error(ui.plain(str(error)), icon=":material/search_off:")
+        path, node = "", None
     picture, text = st.tabs(["Map", "Text tree"])
     with picture:
         _icicle(path)
@@ -111,18 +116,19 @@ def _choose(shown: list[tree.Entry]) -> None:
             ui.link("compare", f"Compare {len(chosen)}", icon=":material/stacked_line_chart:", m=",".join(chosen))
 
 
-def _cards(shown: Iterable[tree.Entry]) -> None:
-    columns = st.columns(3)
-    for place, entry in enumerate(shown):
-        with columns[place % 3], st.container(border=True):
-            _card(entry)
+def _cards(shown: Sequence[tree.Entry]) -> None:
+    """Three beside each other, row by row, so that on a narrow screen the order stays."""
+    for first in range(0, len(shown), 3):
+        for column, entry in zip(st.columns(3), shown[first : first + 3], strict=False):
+            with column, st.container(border=True, height="stretch"):
+                _card(entry)
 
 
 def _card(entry: tree.Entry) -> None:
     colour, icon = _BADGES[entry.status]
     with st.container(horizontal=True, vertical_alignment="center"):
         if entry.method:
-            ui.link("method", f"**{ui.plain(entry.name)}**", id=entry.method.name)
+            ui.link("method", f"**{ui.plain(entry.name, ui.LINE)}**", id=entry.method.name)
         else:
             st.markdown(f"**{ui.plain(entry.name)}**")
         st.badge(entry.status, color=colour, icon=f":material/{icon}:")
@@ -133,7 +139,7 @@ def _card(entry: tree.Entry) -> None:
         code = f" · [code]({entry.paper.code})" if ui.web_address(entry.paper.code) else ""
         st.caption(f"{ui.plain(entry.paper.first_author)}, {entry.paper.year} · {source}{code}")
     elif entry.method:
-        st.text(entry.method.summary)
+        st.text(ui.cut(entry.method.summary, 400))
     st.caption(ui.plain(entry.node.title))
 
 

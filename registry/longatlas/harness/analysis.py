@@ -91,8 +91,8 @@ def under(frame: pd.DataFrame, condition: Any) -> pd.DataFrame:
 
 
 def measured(frame: pd.DataFrame, metric: str, phase: str = "") -> pd.DataFrame:
-    """Rows that hold a value of `metric`, by method and T."""
-    chosen = (frame["metric"] == metric) & (frame["status"] == "ok") & frame["value"].notna()
+    """Rows that hold a finite value of `metric`, by method and T."""
+    chosen = (frame["metric"] == metric) & (frame["status"] == "ok") & np.isfinite(frame["value"].astype(float))
     if phase:
         chosen &= frame["phase"] == phase
     return frame[chosen].sort_values(["method", "T"], kind="stable").reset_index(drop=True)

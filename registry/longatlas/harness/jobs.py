@@ -177,7 +177,9 @@ def cancel_requested(store: Store, number: int) -> bool:
 
 
 def _mend(store: Store) -> None:
-    """A job whose supervisor was killed says so instead of running for ever; finished cells are kept."""
+    """A job whose supervisor was killed says so instead of running for ever; a read-only store is left as it is."""
+    if store.read_only:
+        return
     with store.engine.connect() as connection:
         query = sa.select(JOBS.c.id, JOBS.c.pid, JOBS.c.pid_started, JOBS.c.cancel)
         running = connection.execute(query.where(JOBS.c.status == RUNNING)).all()
