@@ -148,6 +148,7 @@ class Method:
 
     def __post_init__(self) -> None:
         _check_name("method", self.name)
+        self._check_types()
         for slot, builder in self.fills.items():
             if slot not in SLOTS:
                 raise unknown_name(f"slot in method '{self.name}':", slot, SLOTS)
@@ -168,6 +169,20 @@ class Method:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise LongAtlasError(f"method '{self.name}' has the option '{twice[0]}' twice; names are unique")
+
+    def _check_types(self) -> None:
+        parts = {"options": Option, "impls": str, "requires": str, "devices": str, "equations": str}
+        for key, kind in parts.items():
+            value = getattr(self, key)
+            if not isinstance(value, tuple | list) or not all(isinstance(part, kind) for part in value):
+                raise LongAtlasError(
+                    f"method '{self.name}' has {key}={value!r}; it must be a tuple of {kind.__name__}, "
+                    "and a tuple of one needs a comma: (a,)"
+                )
+        if not isinstance(self.cost, Cost):
+            raise LongAtlasError(
+                f"method '{self.name}' has cost={self.cost!r}; it must be a longatlas.Cost(time, state)"
+            )
 
     def resolve_options(self, given: Mapping[str, Any]) -> dict[str, OptionValue]:
         """All options with their values: those `given`, checked, and the defaults of the others.

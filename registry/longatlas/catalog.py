@@ -26,7 +26,9 @@ class Catalog:
     def method(self, name: str) -> Method:
         """The method called `name`. Raises UnknownNameError with a suggestion."""
         if name not in self.methods:
-            raise unknown_name("method", name, self.methods, "`longatlas list` shows all")
+            broken = any(plugin.error for plugin in self.plugins)
+            remedy = "`longatlas list` shows all" + (", `longatlas plugins` what is broken" if broken else "")
+            raise unknown_name("method", name, self.methods, remedy)
         return self.methods[name]
 
     def task(self, name: str) -> Task:

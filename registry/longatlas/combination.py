@@ -41,10 +41,10 @@ class Combination:
         for part in self.parts:
             for slot in _claimed(part.method):
                 if slot in owner:
-                    raise LongAtlasError(
-                        f"'{owner[slot]}' and '{part.method.name}' both fill the slot '{slot}'; "
-                        "only methods with disjoint slots combine: leave one of them out"
-                    )
+                    both = f"'{owner[slot]}' and '{part.method.name}' both fill the slot '{slot}'"
+                    if slot in MIXER_REPLACES and any("mixer" in p.method.fills for p in self.parts):
+                        both += f" (a mixer stands in place of {', '.join(MIXER_REPLACES)})"
+                    raise LongAtlasError(f"{both}; only methods with disjoint slots combine: leave one of them out")
                 owner[slot] = part.method.name
 
     @property

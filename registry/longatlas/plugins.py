@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -57,12 +59,16 @@ def installed_sources() -> list[Source]:
 
 
 def load_plugins(sources: Iterable[Source], taxonomy: Taxonomy) -> list[Plugin]:
-    """Load each source in turn. A plugin is taken whole or not at all; a failure is kept as its `error`."""
+    """Load each source in turn. A plugin is taken whole or not at all; a failure is kept as its `error`.
+
+    What it prints goes to stderr, so that it is no part of what a command answers.
+    """
     plugins: list[Plugin] = []
     owners: dict[str, str] = {}
     for source in sources:
         try:
-            plugin = _load_one(source, taxonomy, owners)
+            with redirect_stdout(sys.stderr):
+                plugin = _load_one(source, taxonomy, owners)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic in a Rust extension and pytest.skip() are no Exception
@@ -140,6 +146,8 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, LongAtlasError):
         return str(error)
     text = " ".join(traceback.format_exception_only(error)[-1].split())
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}, line {frames[-1].lineno})" if frames else ""
-    return text + place
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    places = [place for place in frames if "importlib" not in place[0]]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    return text + (f" ({places[-1][0].rsplit('/', 1)[-1]}, line {places[-1][1]})" if places else "")

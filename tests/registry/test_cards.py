@@ -24,6 +24,9 @@ WINDOW = Option("window", 8, "keys", unit="tokens", min=1, max=64)
         ({"training": "maybe"}, "must be 'train' or 'retrofit'"),
         ({"impls": ()}, "names no impl"),
         ({"options": (WINDOW, WINDOW)}, "has the option 'window' twice"),
+        ({"options": WINDOW}, "it must be a tuple of Option, and a tuple of one needs a comma"),
+        ({"requires": "triton"}, "has requires='triton'; it must be a tuple of str"),
+        ({"cost": "T"}, "has cost='T'; it must be a longatlas.Cost"),
     ],
 )
 def test_a_broken_card_is_refused(changes, words):

@@ -79,13 +79,14 @@ BAD_RUNS = {
     "text": (["--methods", "vanilla", "--lengths", "8k"], "--lengths is '8k'; expected whole numbers"),
     "number": (["--methods", "vanilla", "--seed", "many"], "'many' is not a valid integer"),
     "phase": (["--methods", "vanilla", "--phases", "trian"], "did you mean 'train'?"),
-    "device": (["--methods", "vanilla", "--device", "gpu"], "device is unknown value 'gpu'"),
+    "device": (["--methods", "vanilla", "--device", "gpu"], "device is the unknown value 'gpu'"),
     "flag": (["--methods", "vanilla", "--lenghts", "8"], "No such option"),
     "file": (["none.yaml"], "cannot read none.yaml: No such file or directory"),
     "key": (["bad.yaml"], "bad.yaml, line 2: unknown key 'lenghts'; did you mean 'lengths'?"),
     "line": (["negative.yaml"], "negative.yaml, line 4: lengths has -1"),
     "corpus": (["--methods", "vanilla", "--measure", "quality", "--corpus", "none.txt"], "none.txt' does not exist"),
     "store": (["--methods", "vanilla", "--store", "bad.yaml"], "bad.yaml' is no SQLite file"),
+    "size": (["--methods", "vanilla", "--batch", "0"], "batch is 0; expected a whole number of at least 1"),
 }
 
 

@@ -35,6 +35,7 @@ def test_clashing_slots_are_refused_with_both_names(spec, first, second, slot):
     with pytest.raises(LongAtlasError) as error:
         parse_spec(spec)
     assert f"'{first}' and '{second}' both fill the slot '{slot}'" in str(error.value)
+    assert ("a mixer stands in place of" in str(error.value)) == ("transformer_xl" in spec)
 
 
 @pytest.mark.parametrize(

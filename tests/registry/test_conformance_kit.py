@@ -180,6 +180,18 @@ def test_a_declared_departure_excuses_nothing_else():
     assert "causality" in {result.check for result in verify_method(wrong).failures}
 
 
+def test_a_state_that_is_a_slice_is_told_to_clone():
+    def last_four(k, v, past):
+        if past is not None:
+            k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
+        return k, v, (k[:, -4:], v[:, -4:])
+
+    wrong = memory(last_four, cost=Cost("T^2", "W"), deviations="Forgets between segments.")
+    (failure,) = verify_method(wrong).failures
+    assert failure.check == "state_growth"
+    assert "claims constant; a slice keeps all that it was cut from: .clone() it" in failure.detail
+
+
 def test_check_method_raises_with_a_list_of_what_failed():
     with pytest.raises(ConformanceError, match=r"method 'planted' fails .*\n.*causality: changing token") as error:
         check_method(attention(sees_the_future))

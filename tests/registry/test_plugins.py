@@ -44,10 +44,18 @@ def raising(error):
     return load
 
 
+class Panic(BaseException):
+    """As an extension in Rust raises it: no Exception."""
+
+
 BROKEN = {
     "import": (source("p", load=raising(ImportError("no module named 'flux'"))), "ImportError: no module named 'flux'"),
     "exit": (source("p", load=raising(SystemExit(3))), "SystemExit: 3"),
-    "syntax": (source("p", load=lambda: compile("def f(:", "f.py", "exec")), "SyntaxError"),
+    "panic": (source("p", load=raising(Panic("it broke in Rust"))), "Panic: it broke in Rust"),
+    "syntax": (
+        source("p", load=lambda: compile("def f(:", "f.py", "exec")),
+        "SyntaxError: invalid syntax (f.py, line 1)",
+    ),
     "hook": (source("p", card("m"), hook="register_method"), "unknown hook 'register_method'; did you mean 'register_"),
     "none": (Source("p", lambda: SimpleNamespace()), "implements none of the hooks register_methods"),
     "raises": (source("p", card("m"), error=KeyError("oops")), "KeyError: 'oops'"),
@@ -83,6 +91,19 @@ def test_the_name_of_a_plugin_that_was_refused_stays_free():
 def test_ctrl_c_while_loading_is_no_broken_plugin():
     with pytest.raises(KeyboardInterrupt):
         load_plugins([source("p", load=raising(KeyboardInterrupt()))], load_taxonomy())
+
+
+def test_what_a_plugin_prints_while_loading_is_no_answer(capsys):
+    plugin = source("p", card("m")).load()
+
+    def load():
+        print("hello")
+        return plugin
+
+    (loaded,) = load_plugins([Source("p", load)], load_taxonomy())
+    assert loaded.error == ""
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
 
 
 def test_hooks_are_documented_verbs():
@@ -163,6 +184,25 @@ GREETING = """
             "Say hello."
             click.echo("hello from a plugin")
 """
+ENDS = """
+    import ctypes, os, sys
+    from torch import nn
+    from longatlas import Method, hookimpl
+    def segfault(config):
+        ctypes.string_at(0)
+    def leave(config):
+        os._exit(0)
+    def stop(config):
+        sys.exit()
+    def chatter(config):
+        print("hello")
+        return nn.Linear(config.d_model, config.d_model)
+    @hookimpl
+    def register_methods(register):
+        for builder in (segfault, leave, stop, chatter):
+            name = builder.__name__
+            register(Method(name=name, title=name, family="misc/objectives", summary="One.", fills={"ffn": builder}))
+"""
 BAD_COMMANDS = """
     from longatlas import hookimpl
     @hookimpl
@@ -203,6 +243,22 @@ def test_list_works_beside_broken_plugins_and_counts_them(broken_home):
     text = longatlas("list", path=broken_home).stdout
     assert "yarn" in text
     assert "5 broken plugins: `longatlas plugins` says why" in text
+
+
+def test_a_method_that_ends_the_process_costs_its_own_report(tmp_path):
+    install(tmp_path, "ends", ENDS)
+    done = longatlas("verify", "segfault", "chatter", "leave", "stop", "--json", path=tmp_path, code=1)
+    reports = {report["method"]: report for report in json.loads(done.stdout)}
+    assert {name: report["ok"] for name, report in reports.items()} == {
+        "segfault": False,
+        "chatter": True,
+        "leave": False,
+        "stop": False,
+    }
+    for name in ("segfault", "leave"):
+        assert "it ended the process" in reports[name]["checks"][0]["detail"]
+    assert reports["stop"]["checks"][0]["detail"] == "SystemExit: "
+    assert "hello" in done.stderr
 
 
 def test_commands_of_plugins(broken_home):

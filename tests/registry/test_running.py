@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from longatlas.errors import LongAtlasError
+from longatlas.harness import running
 from longatlas.harness.plan import Plan
 from longatlas.harness.running import Progress, hosts_path, log_path, run
 from longatlas.harness.store import Store
@@ -218,3 +220,10 @@ def test_run_takes_a_mapping_and_a_file(tmp_path: Path, store: Store) -> None:
     second = run(plan.as_dict(), store=store)
     pd.testing.assert_frame_equal(first, second)
     assert hosts_path(store) == tmp_path / "store.hosts"
+
+
+def test_a_gpu_that_is_not_there_is_bad_input(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "has_cuda", lambda: False)
+    with pytest.raises(LongAtlasError, match="device is 'cuda', but no NVIDIA GPU was found here"):
+        run({"methods": ["vanilla"], "device": "cuda"}, store=store)
+    assert store.rows().empty

@@ -194,7 +194,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text": (_plain_text, "is no SQLite file; choose another with --store"),
     "foreign": (_database_of_something_else, "is a database of something else (tables: meta, songs); choose another"),
     "newer": (_newer, f"has schema version {SCHEMA_VERSION + 1}; this longatlas reads up to {SCHEMA_VERSION}: install"),
-    "folder": (lambda path: path.mkdir(), "choose another with --store"),
+    "folder": (lambda path: path.mkdir(), "is a folder; give the path of a file"),
 }
 
 
@@ -209,6 +209,27 @@ def test_no_store_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -> Non
     assert told in str(caught.value)
     assert str(path) in str(caught.value)
     assert before is None or snapshot(path) == before
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("foo://bar", "is of the unknown kind 'foo'"),
+        ("sqlite+nothing:///x", "is of the unknown kind 'sqlite+nothing'"),
+        ("mysql+pymysql_://user@host/name", "is of the unknown kind"),
+        ("://", "is no URL that can be read"),
+    ],
+)
+def test_a_url_of_no_database_is_refused(url: str, words: str) -> None:
+    with pytest.raises(LongAtlasError) as caught:
+        Store(url)
+    assert words in str(caught.value)
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(LongAtlasError, match="needs the module 'psycopg'; pip install it"):
+        Store("postgresql+psycopg://user@host/name")
 
 
 def test_read_only_makes_and_changes_nothing(tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def test_times_with_their_ratio_to_the_baseline(store: Store) -> None:
     assert table.lines == [["vanilla", "4 (1.00x)", "16 (1.00x)"], ["alibi", "8 (0.50x)", "4 (4.00x)"]]
 
 
+def test_without_the_baseline_no_ratio_is_promised(store: Store) -> None:
+    fill(store, plan(methods=("alibi",)), {("alibi", 8): 8.0, ("alibi", 16): 4.0})
+    (table,) = tables(store)
+    assert (table.title, table.lines) == ("train: ms", [["alibi", "8", "4"]])
+
+
 def test_settings_are_not_mixed(store: Store) -> None:
     times = {("vanilla", 8): 4.0, ("alibi", 8): 8.0, ("vanilla", 16): 1.0, ("alibi", 16): 1.0}
     fill(store, plan(layers=1), times)

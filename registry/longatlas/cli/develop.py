@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
+import multiprocessing
+import os
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,17 +66,43 @@ def _check_device(device: str) -> None:
 
 
 def _verify(chosen: list[Combination], device: str) -> list[Report]:
-    from longatlas.testing import verify_method
-    from longatlas.testing.checks import CHECKS
-
     reports = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        total = progress.add_task("", total=len(chosen) * len(CHECKS))
-        for combination in chosen:
-            progress.update(total, description=combination.spec)
-            reports.append(verify_method(combination, device=device, progress=lambda result: progress.advance(total)))
+        total = progress.add_task(chosen[0].spec, total=len(chosen))
+        for number, report in enumerate(_reports([combination.spec for combination in chosen], device), 1):
+            following = chosen[number].spec if number < len(chosen) else ""
+            progress.update(total, completed=number, description=following)
+            reports.append(report)
     return reports
+
+
+def _reports(specs: list[str], device: str) -> Iterator[Report]:
+    """A report for each spec, from a process of their own: a method that ends it costs its own report alone."""
+    from longatlas.testing import CheckResult, Report, verify_method
+    from longatlas.testing.report import FAILED
+
+    while specs:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context, initializer=_print_to_stderr) as pool:
+            for place, spec in enumerate(specs):
+                try:
+                    yield pool.submit(verify_method, spec, device=device).result()
+                except BrokenProcessPool:
+                    ended = CheckResult(
+                        "survives", FAILED, "it ended the process: a crash, os._exit, or lack of memory"
+                    )
+                    yield Report(spec, (ended,))
+                    specs = specs[place + 1 :]
+                    break
+            else:
+                return
+
+
+def _print_to_stderr() -> None:
+    """What a method prints is no part of the report; a crash shows there the line of Python it was at."""
+    os.dup2(2, 1)
+    faulthandler.enable()
 
 
 def _print(reports: list[Report]) -> None:

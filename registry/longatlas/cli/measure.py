@@ -11,6 +11,7 @@ from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.text import Text
 
 from longatlas.cli.output import console, print_json, table
 from longatlas.errors import LongAtlasError
@@ -180,7 +181,8 @@ class progress_bar:
         if not step.kept and (failed or not self._console.is_terminal):
             counter = f"[{step.done}/{step.total}]"
             self._console.print(
-                f"{counter} {step.cell.measure} {step.cell.label}: {step.status} {step.reason}".rstrip()
+                f"{counter} {step.cell.measure} {step.cell.label}: {step.status} {step.reason}".rstrip(),
+                soft_wrap=True,
             )
 
 
@@ -191,7 +193,8 @@ def print_tables(frame: pd.DataFrame) -> None:
     out = console()
     for made in summarise(frame):
         out.print()
-        out.print(table(made.columns, made.lines, title=made.title))
+        out.print(Text(made.title, style="italic"))  # as the table's own title it would wrap at a narrow table's width
+        out.print(table(made.columns, made.lines))
 
 
 def flat_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -207,18 +210,16 @@ def flat_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     multiple=True,
     help="Only this method (every spec of it) or this spec; may be repeated.",
 )
-@click.option(
-    "--measure", default="", type=click.Choice(["", *MEASURES]), metavar="NAME", help="Only speed, memory or quality."
-)
+@click.option("--measure", type=click.Choice(MEASURES), metavar="NAME", help="Only speed, memory or quality.")
 @click.option("--phase", default="", help="Only this phase or task.")
 @store_option
 @json_option
-def results(methods: tuple[str, ...], measure: str, phase: str, store: str | None, as_json: bool) -> None:
+def results(methods: tuple[str, ...], measure: str | None, phase: str, store: str | None, as_json: bool) -> None:
     """Show what is in the store: the newest result of every cell."""
     from longatlas.harness.analysis import latest
     from longatlas.harness.store import Store
 
-    frame = latest(Store(store, read_only=True).rows(methods=methods, measure=measure, phase=phase))
+    frame = latest(Store(store, read_only=True).rows(methods=methods, measure=measure or "", phase=phase))
     frame = frame.drop(columns="case_text", errors="ignore")
     if as_json:
         print_json(flat_rows(frame))
@@ -302,7 +303,7 @@ def jobs_cancel(store: Any, number: int) -> None:
 
 
 @jobs.command("log")
-@click.option("--lines", default=40, show_default=True, help="How many of the last lines.")
+@click.option("--lines", default=40, type=click.IntRange(min=1), show_default=True, help="How many of the last lines.")
 @click.pass_obj
 def jobs_log(store: Any, lines: int) -> None:
     """Show the last lines that jobs wrote."""

@@ -87,7 +87,7 @@ class Plan:
         self._check_names("tasks", load_catalog().tasks)
         for key, known in (("preset", PRESETS), ("device", DEVICES), ("dtype", DTYPES)):
             if getattr(self, key) not in known:
-                raise PlanError(key, f"is {unknown_name('value', getattr(self, key), known)}")
+                raise PlanError(key, f"is the {unknown_name('value', getattr(self, key), known)}")
         self._check_numbers()
         self._check_not_empty()
         for key in LISTS:
@@ -246,4 +246,5 @@ def _check_number(key: str, value: Any, kind: type, least: float, item: int | No
     right = type(value) is int or (kind is float and type(value) is float)
     if not right or not least <= value <= LARGEST:
         words = f"{'a whole number' if kind is int else 'a number'} of at least {least:g}"
-        raise PlanError(key, f"has {value!r}; expected {words}", item)
+        words += " and at most 2^48" if right and value > LARGEST else ""
+        raise PlanError(key, f"{'is' if item is None else 'has'} {value!r}; expected {words}", item)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longatlas.catalog import has_cuda
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.executor import Executor
-from longatlas.harness.plan import Plan, load_plan, plan_from_values
+from longatlas.harness.plan import Plan, PlanError, load_plan, plan_from_values
 from longatlas.harness.slot_lock import StoppedError, device_slot
 from longatlas.harness.store import Store
 
@@ -54,6 +55,8 @@ def run(
     A cell that fails is a row with its status; nothing is dropped. Raises LongAtlasError for a bad plan or store.
     """
     plan = as_plan(plan)
+    if plan.device == "cuda" and not has_cuda():
+        raise PlanError("device", "is 'cuda', but no NVIDIA GPU was found here; `longatlas doctor` says more")
     cells = expand(plan)
     store = store if isinstance(store, Store) else Store(store)
     store.check_writable()

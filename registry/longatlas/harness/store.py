@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
 
 from longatlas.errors import LongAtlasError
 from longatlas.harness.cells import Cell, environment
@@ -103,7 +103,10 @@ def store_url(where: str | None = None) -> URL:
     """A URL from `where`, else from LONGATLAS_STORE, else the default. A path means SQLite."""
     where = where or os.environ.get("LONGATLAS_STORE") or str(default_store_path())
     if "://" in where:
-        return make_url(where)
+        try:
+            return make_url(where)
+        except (ArgumentError, ValueError):
+            raise LongAtlasError(f"store '{where}' is no URL that can be read; give a path or a database URL") from None
     return URL.create("sqlite", database=str(Path(where).expanduser().absolute()))
 
 
@@ -133,8 +136,12 @@ class Store:
 
     def _connect(self) -> Engine:
         if not self.is_sqlite:
-            return sa.create_engine(self.url, pool_pre_ping=True)
+            return self._make_engine(pool_pre_ping=True)
         path = Path(str(self.url.database))
+        if path.is_dir():
+            raise LongAtlasError(
+                f"store '{path}' is a folder; give the path of a file, such as {path / 'store.sqlite'}"
+            )
         if not self.read_only:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,8 +152,19 @@ class Store:
         elif not path.exists():
             raise LongAtlasError(f"store '{path}' does not exist; make one with `longatlas run` or `longatlas demo`")
         if self.read_only and not os.access(path.parent, os.W_OK):
-            return sa.create_engine(self.url, creator=lambda: _connect_immutable(path))
-        return sa.create_engine(self.url, connect_args={"timeout": 30})
+            return self._make_engine(creator=lambda: _connect_immutable(path))
+        return self._make_engine(connect_args={"timeout": 30})
+
+    def _make_engine(self, **options: Any) -> Engine:
+        try:
+            return sa.create_engine(self.url, **options)
+        except NoSuchModuleError:
+            raise LongAtlasError(
+                f"store '{self.name}' is of the unknown kind '{self.url.drivername}'; give a path, or a URL that "
+                "SQLAlchemy knows, such as postgresql://user@host/name"
+            ) from None
+        except ModuleNotFoundError as error:
+            raise LongAtlasError(f"store '{self.name}' needs the module '{error.name}'; pip install it") from None
 
     def _prepare(self) -> None:
         try:
@@ -167,7 +185,7 @@ class Store:
             )
         if version == 0:
             if self.read_only:
-                raise LongAtlasError(f"store '{self.name}' holds no longatlas results")
+                raise LongAtlasError(f"store '{self.name}' holds no longatlas results; choose another with --store")
             self._create()
 
     def _create(self) -> None:

@@ -32,7 +32,9 @@ def summarise(frame: pd.DataFrame) -> list[Table]:
 def _speed(frame: pd.DataFrame) -> Iterator[Table]:
     times = frame[(frame["measure"] == "speed") & frame["metric"].str.endswith("_ms")]
     for phase in times["phase"].unique():
-        yield from _by_length(times[times["phase"] == phase], f"{phase}: ms (times as fast as {BASELINE})", _time)
+        rows = times[times["phase"] == phase]
+        ratio = f" (times as fast as {BASELINE})" if BASELINE in set(rows["method"]) else ""
+        yield from _by_length(rows, f"{phase}: ms{ratio}", _time)
 
 
 def _memory(frame: pd.DataFrame) -> Iterator[Table]:

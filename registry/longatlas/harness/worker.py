@@ -39,6 +39,8 @@ def _measure(request: dict[str, Any]) -> list[dict[str, Any]]:
 
     try:
         return run_cell(request["cell"], request["cache"])
+    except MemoryError:
+        return [failure("oom", "the worker's memory limit was reached")]
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         return [failure("crash", " ".join(traceback.format_exception_only(error)[-1].split()))]

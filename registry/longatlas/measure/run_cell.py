@@ -37,6 +37,8 @@ def run_cell(cell: dict[str, Any], cache: str) -> list[Row]:
     torch.set_num_threads(cell["threads"])
     combination = parse_spec(cell["method"])
     try:
+        if cell["device"] == "cuda" and not torch.cuda.is_available():
+            raise UnsupportedError("torch finds no GPU here; `longatlas doctor` says why")
         red = gate(combination, cell["impl"], cell["device"])
         if red:
             return [failure("incorrect", red)]

@@ -49,7 +49,8 @@ def _load(path: str) -> Corpus:
     if place.is_dir():
         return _split(place.name, _folder_texts(place, "*"), path)
     if not place.is_file():
-        raise LongAtlasError(f"corpus '{path}' does not exist; give a file or a folder of text")
+        what = "is neither a file nor a folder" if place.exists() else "does not exist"
+        raise LongAtlasError(f"corpus '{path}' {what}; give a file or a folder of text")
     data = _read(place)
     if not data:
         raise LongAtlasError(f"corpus '{path}' is empty; give a file or a folder of text")

@@ -171,7 +171,10 @@ def state_growth(case: Case) -> None:
     found = growth_of(sizes)
     claimed = _claimed_growth(case.combination)
     pairs = ", ".join(f"{s} bytes at T = {t}" for t, s in zip(lengths, sizes, strict=True))
-    require(found == claimed, f"the state grows {found} ({pairs}), but the card claims {claimed}")
+    hint = (
+        "; a slice keeps all that it was cut from: .clone() it" if claimed == "constant" and found == "linear" else ""
+    )
+    require(found == claimed, f"the state grows {found} ({pairs}), but the card claims {claimed}{hint}")
 
 
 def _claimed_growth(combination: Combination) -> str:

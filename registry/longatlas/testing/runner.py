@@ -72,7 +72,9 @@ def _run_checks(
             status, detail = SKIPPED, str(reason)
         except AssertionError as error:
             status, detail = _judge(check, combination, str(error) or "an assertion in the method failed")
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a method that calls sys.exit() has failed, and the next check is run
             status, detail = FAILED, f"{type(error).__name__}: {error}"
         results.append(CheckResult(check.__name__, status, detail, time.perf_counter() - start))
         if progress:
