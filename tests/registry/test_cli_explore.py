@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from io import StringIO
 
 import click
 import pytest
+from rich.console import Console
 
 from longatlas import cli, testing
 from longatlas.catalog import load_catalog
 from longatlas.cli import develop, main
+from longatlas.cli.output import table
 from longatlas.taxonomy import taxonomy_path
 
 
@@ -185,6 +188,15 @@ def test_verify_ends_with_1_when_a_check_fails(run, monkeypatch):
     assert "failing: yarn" in out
     code, out, _ = run("verify", "yarn", "--json")
     assert (code, json.loads(out)[0]["ok"]) == (1, False)
+
+
+def test_a_narrow_table_keeps_names_whole():
+    rows = [["parallel_context_windows", "a/long/path/of/the/taxonomy", "and some more words", "retrofit"]]
+    out = Console(width=60, file=StringIO())
+    out.print(table(["name", "family", "words", "training"], rows))
+    text = out.file.getvalue()
+    assert "parallel_context_windows" in text
+    assert "retrofit" in text
 
 
 def test_ctrl_c_is_one_line_and_130(run, monkeypatch):

@@ -186,8 +186,10 @@ def _database_of_something_else(path: Path) -> None:
 
 
 def _newer(path: Path) -> None:
-    with Store(str(path)).engine.begin() as connection:
+    store = Store(str(path))
+    with store.engine.begin() as connection:
         connection.execute(sa.update(META).values(value=str(SCHEMA_VERSION + 1)))
+    store.engine.dispose()
 
 
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {

@@ -254,7 +254,7 @@ def _show_jobs(store: Any, as_json: bool) -> None:
         click.echo("No jobs. `longatlas jobs add --methods a,b` or the dashboard's Run page adds one.")
     else:
         lines = [
-            [str(j.id), j.status, f"{j.done}/{j.total}", ",".join(j.plan.methods), j.current or j.error] for j in found
+            [str(j.id), j.status, f"{j.done}/{j.total}", ",".join(j.plan.methods), j.error or j.current] for j in found
         ]
         console().print(table(["job", "status", "cells", "methods", "now"], lines))
 

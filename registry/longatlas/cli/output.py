@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH_WITHOUT_TERMINAL = 180
+LONGEST_NAME = 24
 COLOURS = {
     "ready": "green",
     "passed": "green",
@@ -40,11 +41,13 @@ def print_json(value: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """A table; texts that are a status get its colour, numbers stand on the right."""
+    """A table; texts that are a status get its colour, numbers stand on the right, and short names stay whole."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
+    lines = list(rows)
+    short = all(len(str(row[0])) <= LONGEST_NAME for row in lines)
+    for place, column in enumerate(columns):
+        made.add_column(column, overflow="fold", no_wrap=short and place == 0)
+    for row in lines:
         made.add_row(*(cell(value) for value in row))
     return made
 

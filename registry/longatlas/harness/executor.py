@@ -35,7 +35,7 @@ class Worker:
 
     def __init__(self, cache: Path, log: Path, memory_gib: float) -> None:
         self._cache, self._log_path = cache, log
-        self._memory_gib = memory_gib or 0.8 * psutil.virtual_memory().total / 2**30
+        self._memory_gib = memory_gib or _spare_gib()
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
         self._ready = False
@@ -137,6 +137,12 @@ class Worker:
             if line.endswith("(most recent call first):") and number + 1 < len(lines):
                 return lines[number + 1].strip()
         return lines[-1].strip() if lines else ""
+
+
+def _spare_gib() -> float:
+    """What a worker may take by default: 80% of the machine's memory, or what is free where that is less."""
+    memory = psutil.virtual_memory()
+    return float(min(0.8 * memory.total, memory.available)) / 2**30
 
 
 def is_about_memory(text: str) -> bool:

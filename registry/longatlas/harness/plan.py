@@ -53,7 +53,7 @@ class Plan:
     budget     seconds of samples for one timing, at most
     timeout    seconds for one cell, at most
     threads    CPU threads; 0 = as many as there are cores
-    memory_gib memory a worker may take, GiB; 0 = 80% of what the machine has
+    memory_gib memory a worker may take, GiB; 0 = 80% of the machine's, or what is free where that is less
     seed       of weights and data
 
     Raises PlanError that names the key, the value and the rule.

@@ -123,7 +123,11 @@ class Store:
         self.url = store_url(where)
         self.read_only = read_only
         self.engine = self._connect()
-        self._prepare()
+        try:
+            self._prepare()
+        except LongAtlasError:
+            self.engine.dispose()
+            raise
 
     @property
     def name(self) -> str:
