@@ -44,7 +44,7 @@ _SCALARS: dict[str, tuple[type, str]] = {
     "budget": (float, "Seconds of samples for one timing, at most."),
     "timeout": (float, "Seconds for one cell, at most."),
     "threads": (int, "CPU threads; 0 = all cores."),
-    "memory_gib": (float, "Memory a worker may take, GiB; 0 = 80% of the machine's."),
+    "memory_gib": (float, "Memory a worker may take, GiB; 0 = 80% of the machine's, or what is free."),
     "seed": (int, "Of weights and data."),
 }
 
