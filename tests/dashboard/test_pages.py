@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -198,7 +199,8 @@ def test_a_store_that_was_replaced_is_read_anew(
     assert "1 of 1 rows" in texts(app)
     for file in tmp_path.glob("store.sqlite*"):
         file.unlink()
-    shutil.copy(filled_path, path)
+    with closing(sqlite3.connect(filled_path)) as source, closing(sqlite3.connect(path)) as target:
+        source.backup(target)
     assert "1 of 1 rows" not in texts(app.run())
     assert "yarn" not in set(app.dataframe[0].value["method"])
 
