@@ -249,7 +249,7 @@ def _show_jobs(store: Any, as_json: bool) -> None:
 
     found = queue.jobs(store)
     if as_json:
-        print_json([_job_facts(job) for job in found])
+        print_json([job.as_dict() for job in found])
     elif not found:
         click.echo("No jobs. `longatlas jobs add --methods a,b` or the dashboard's Run page adds one.")
     else:
@@ -257,22 +257,6 @@ def _show_jobs(store: Any, as_json: bool) -> None:
             [str(j.id), j.status, f"{j.done}/{j.total}", ",".join(j.plan.methods), j.error or j.current] for j in found
         ]
         console().print(table(["job", "status", "cells", "methods", "now"], lines))
-
-
-def _job_facts(job: Any) -> dict[str, Any]:
-    names = (
-        "id",
-        "plan_hash",
-        "status",
-        "done",
-        "total",
-        "current",
-        "error",
-        "created",
-        "started",
-        "finished",
-    )
-    return {**{name: getattr(job, name) for name in names}, "plan": job.plan.as_dict()}
 
 
 @jobs.command("add")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class Job:
     created: float
     started: float | None
     finished: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, the plan as its keys and values."""
+        return {**asdict(self), "plan": self.plan.as_dict()}
 
     @property
     def eta_seconds(self) -> float | None:
@@ -200,16 +204,5 @@ def _alive(pid: int, started: float) -> psutil.Process | None:
 
 
 def _job(row: Any) -> Job:
-    names = (
-        "id",
-        "plan_hash",
-        "status",
-        "done",
-        "total",
-        "current",
-        "error",
-        "created",
-        "started",
-        "finished",
-    )
-    return Job(plan=plan_from_yaml(row["plan"], f"job {row['id']}"), **{name: row[name] for name in names})
+    values = {field.name: row[field.name] for field in fields(Job) if field.name != "plan"}
+    return Job(plan=plan_from_yaml(row["plan"], f"job {row['id']}"), **values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Plan:
         self._check_numbers()
         self._check_not_empty()
         for key in LISTS:
-            object.__setattr__(self, key, _unique(key, getattr(self, key)))
+            object.__setattr__(self, key, tuple(dict.fromkeys(getattr(self, key))))
 
     def _check_types(self) -> None:
         for key, field in KEYS.items():
@@ -233,13 +233,6 @@ def plan_from_values(values: Mapping[str, Any]) -> Plan:
     if "methods" not in values:
         raise PlanError("methods", "is missing; expected a list of methods")
     return Plan(**values)
-
-
-def _unique(key: str, values: Any) -> tuple[Any, ...]:
-    """A list without repeats; a string that lists would be read letter by letter is refused."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise PlanError(key, f"is {values!r}; expected a list")
-    return tuple(dict.fromkeys(values))
 
 
 def _check_number(key: str, value: Any, kind: type, least: float, item: int | None = None) -> None:
