@@ -28,12 +28,14 @@ _LISTS = {
     "methods": "Methods, with options and combined: vanilla,yarn:factor=4+sliding_window.",
     "measure": "Some of speed, memory, quality.",
     "phases": "Some of train, prefill, decode (speed and memory).",
+    "levels": "Some of operation (q, k, v), layer, decoder (speed and memory).",
     "lengths": "Tokens T (speed and memory).",
     "tasks": "Quality tasks: language_model, mqar, passkey, or a plugin's.",
 }
 _SCALARS: dict[str, tuple[type, str]] = {
-    "preset": (str, "Size of the quality tasks: smoke (seconds), demo or quick (minutes)."),
+    "preset": (str, "Size of the quality tasks: smoke (seconds), demo or quick (minutes), paper (as published)."),
     "impl": (str, "One impl that every method has, or auto."),
+    "policy": (str, "How time is taken: wall, gpu_cold or gpu_hot; auto = wall on a CPU, gpu_cold on a GPU."),
     "device": (str, "cpu or cuda."),
     "dtype": (str, "float32, bfloat16, float16 or float64."),
     "batch": (int, "Sequences at once."),

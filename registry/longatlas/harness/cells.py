@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import import_module, metadata
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ class Cell:
     method   canonical spec; `options` are all its options with their values
     measure  speed, memory or quality
     phase    train, prefill or decode; for quality the task's name
+    level    operation, layer or decoder; "" for quality
+    policy   wall, gpu_cold or gpu_hot for speed, else ""
     T        tokens; 0 for quality, whose rows carry their own
-    case     the shape (batch, layers, heads, head_size), or the task's preset and corpus
+    case     the shape (batch, heads, head_size, of a decoder its layers), or the task's preset and corpus
     """
 
     method: str
@@ -38,6 +41,8 @@ class Cell:
     impl: str
     measure: str
     phase: str
+    level: str
+    policy: str
     T: int
     case: dict[str, Any]
     dtype: str
@@ -57,12 +62,13 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return f"{self.method} {self.phase}" + (f" T={self.T}" if self.T else "")
+        of = f" {self.level}" if self.level not in ("", "decoder") else ""
+        return f"{self.method} {self.phase}{of}" + (f" T={self.T}" if self.T else "")
 
     @property
-    def series(self) -> tuple[str, str, str]:
+    def series(self) -> tuple[str, str, str, str]:
         """Cells that differ by T alone: after an `oom` or `timeout` longer ones are skipped."""
-        return self.method, self.measure, self.phase
+        return self.method, self.measure, self.phase, self.level
 
 
 def expand(plan: Plan) -> list[Cell]:
@@ -73,11 +79,12 @@ def expand(plan: Plan) -> list[Cell]:
 def _shaped(plan: Plan, measure: str) -> Iterator[Cell]:
     if measure not in plan.measure:
         return
-    case = {"batch": plan.batch, "layers": plan.layers, "heads": plan.heads, "head_size": plan.head_size}
+    shape = {"batch": plan.batch, "heads": plan.heads, "head_size": plan.head_size}
     for length in sorted(plan.lengths):
-        for phase in plan.phases:
+        for level, phase in product(plan.levels, plan.phases):
+            case = {**shape, "layers": plan.layers} if level == "decoder" else shape
             for combination in plan.combinations:
-                yield _cell(plan, combination, measure, phase, length, case)
+                yield _cell(plan, combination, measure, phase, case, level=level, length=length)
 
 
 def _quality(plan: Plan) -> Iterator[Cell]:
@@ -88,16 +95,27 @@ def _quality(plan: Plan) -> Iterator[Cell]:
         if task == "language_model":
             case |= {"corpus": plan.corpus, "corpus_digest": corpus_digest(plan.corpus)}
         for combination in plan.combinations:
-            yield _cell(plan, combination, "quality", task, 0, case)
+            yield _cell(plan, combination, "quality", task, case)
 
 
-def _cell(plan: Plan, combination: Combination, measure: str, phase: str, length: int, case: dict[str, Any]) -> Cell:
+def _cell(
+    plan: Plan,
+    combination: Combination,
+    measure: str,
+    phase: str,
+    case: dict[str, Any],
+    *,
+    level: str = "",
+    length: int = 0,
+) -> Cell:
     return Cell(
         method=combination.spec,
         options=combination.options,
         impl=combination.resolve_impl(plan.impl, plan.device),
         measure=measure,
         phase=phase,
+        level=level,
+        policy=_policy(plan) if measure == "speed" else "",
         T=length,
         case=case,
         dtype=plan.dtype,
@@ -109,6 +127,12 @@ def _cell(plan: Plan, combination: Combination, measure: str, phase: str, length
         source=source_digest(combination),
         environment=environment_digest(),
     )
+
+
+def _policy(plan: Plan) -> str:
+    if plan.policy != "auto":
+        return plan.policy
+    return "gpu_cold" if plan.device == "cuda" else "wall"
 
 
 def source_digest(combination: Combination) -> str:

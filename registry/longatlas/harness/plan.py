@@ -20,10 +20,11 @@ MEASURES = ("speed", "memory", "quality")
 PHASES = ("train", "prefill", "decode")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 DEVICES = ("cpu", "cuda")
-PRESETS = ("smoke", "demo", "quick")
+PRESETS = ("smoke", "demo", "quick", "paper")
+LEVELS = ("operation", "layer", "decoder")
+POLICIES = ("wall", "gpu_cold", "gpu_hot")
 
-
-LISTS = ("methods", "measure", "phases", "lengths", "tasks")
+LISTS = ("methods", "measure", "phases", "levels", "lengths", "tasks")
 LARGEST = 2**48
 
 
@@ -42,10 +43,12 @@ class Plan:
     methods    specs, such as "vanilla" or "yarn:factor=4+sliding_window"
     measure    some of speed, memory, quality
     phases     some of train, prefill, decode (speed and memory)
+    levels     some of operation (q, k, v), layer, decoder (speed and memory)
     lengths    T, tokens (speed and memory)
     tasks      quality tasks by name
-    preset     size of the quality tasks: smoke, demo or quick
+    preset     size of the quality tasks: smoke, demo, quick or paper
     impl       which implementation: auto, or one that every method offers
+    policy     how time is taken: wall, gpu_cold or gpu_hot; auto = wall on a CPU, gpu_cold on a GPU
     device     cpu or cuda
     dtype      float32, bfloat16, float16 or float64
     batch, layers, heads, head_size   the case that speed and memory are measured at
@@ -62,10 +65,12 @@ class Plan:
     methods: tuple[str, ...]
     measure: tuple[str, ...] = MEASURES
     phases: tuple[str, ...] = PHASES
+    levels: tuple[str, ...] = ("decoder",)
     lengths: tuple[int, ...] = (512, 1024, 2048, 4096)
     tasks: tuple[str, ...] = ("language_model",)
     preset: str = "quick"
     impl: str = "auto"
+    policy: str = "auto"
     device: str = "cpu"
     dtype: str = "float32"
     batch: int = 1
@@ -84,10 +89,14 @@ class Plan:
         self._check_methods()
         self._check_names("measure", MEASURES)
         self._check_names("phases", PHASES)
+        self._check_names("levels", LEVELS)
         self._check_names("tasks", load_catalog().tasks)
-        for key, known in (("preset", PRESETS), ("device", DEVICES), ("dtype", DTYPES)):
+        policies = ("auto", *POLICIES)
+        for key, known in (("preset", PRESETS), ("policy", policies), ("device", DEVICES), ("dtype", DTYPES)):
             if getattr(self, key) not in known:
                 raise PlanError(key, f"is the {unknown_name('value', getattr(self, key), known)}")
+        if self.device == "cpu" and self.policy not in ("auto", "wall"):
+            raise PlanError("policy", f"is '{self.policy}', which needs a GPU; on a CPU it is wall")
         self._check_numbers()
         self._check_not_empty()
         for key in LISTS:
@@ -135,8 +144,14 @@ class Plan:
 
     def _check_not_empty(self) -> None:
         shaped = "speed" in self.measure or "memory" in self.measure
-        used = {"measure": True, "phases": shaped, "lengths": shaped, "tasks": "quality" in self.measure}
-        known = {"measure": MEASURES, "phases": PHASES, "tasks": load_catalog().tasks}
+        used = {
+            "measure": True,
+            "phases": shaped,
+            "levels": shaped,
+            "lengths": shaped,
+            "tasks": "quality" in self.measure,
+        }
+        known = {"measure": MEASURES, "phases": PHASES, "levels": LEVELS, "tasks": load_catalog().tasks}
         for key, needed in used.items():
             if needed and not getattr(self, key):
                 some = f"name some of {', '.join(known[key])}" if key in known else "give some, such as 512"

@@ -103,7 +103,7 @@ def _run_cells(
     progress: Listener,
     should_stop: Callable[[], bool],
 ) -> None:
-    ended: dict[tuple[str, str, str], Cell] = {}
+    ended: dict[tuple[str, str, str, str], Cell] = {}
     for done, cell in enumerate(cells):
         status, reason = statuses.get(cell.key, ""), ""
         kept = status not in ("", "skipped") or (status == "skipped" and cell.series in ended)
@@ -119,7 +119,7 @@ def _run_cells(
 
 def _finish(
     cell: Cell,
-    ended: dict[tuple[str, str, str], Cell],
+    ended: dict[tuple[str, str, str, str], Cell],
     plan: Plan,
     store: Store,
     executor: Executor,
