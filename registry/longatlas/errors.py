@@ -36,3 +36,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str], remedy: str = "") -
     if remedy:
         text += f" ({remedy})"
     return UnknownNameError(text)
+
+
+OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
+
+
+def is_about_memory(text: str) -> bool:
+    """Whether an error's text says that memory ran out."""
+    return any(words in text.lower() for words in OUT_OF_MEMORY)

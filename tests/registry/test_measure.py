@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import sys
+import time
+import types
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 
-from longatlas import Decoder, DecoderConfig, UnsupportedError
-from longatlas.combination import parse_spec
+from longatlas import Decoder, UnsupportedError
 from longatlas.decoder.state import state_bytes
 from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan
-from longatlas.measure import run_cell
-from longatlas.measure.memory import LiveBytes
-from longatlas.measure.speed import MAX_SAMPLES, MIN_SAMPLES, median_interval, phase_runner, sample_seconds
+from longatlas.measure import gate, levels, speed
+from longatlas.measure.bench import Bench
+from longatlas.measure.live_bytes import LiveBytes
+from longatlas.measure.policies import POLICIES
+from longatlas.measure.speed import MAX_SAMPLES, MIN_SAMPLES, Timing, median_interval
 
 KIB = 1024
 
@@ -93,9 +98,7 @@ def memory_rows(method: str, phase: str, length: int) -> dict[str, float]:
         head_size=8,
         threads=1,
     )
-    from dataclasses import asdict
-
-    rows = run_cell.run_cell(asdict(expand(plan)[0]), "")
+    rows = Bench().measure(cell=asdict(expand(plan)[0]), cache="")["rows"]
     return {row["metric"]: row["value"] for row in rows}
 
 
@@ -141,77 +144,183 @@ def test_median_interval_covers_95_percent_and_no_more_than_needed(n: int) -> No
         assert (low, high) == (0, n - 1)
 
 
-def test_sampling_stops_by_precision_budget_or_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def timed(durations: list[float], budget: float) -> list[float]:
+    """The samples of a run that takes these seconds, the last of them for ever; slices are a quarter of the budget."""
+    left = list(durations)
     clock = [0.0]
-    durations: list[float] = []
-    monkeypatch.setattr("longatlas.measure.speed.time.perf_counter", lambda: clock[0])
 
     def run() -> None:
-        clock[0] += durations[0] if len(durations) == 1 else durations.pop(0)
+        clock[0] += left.pop(0) if len(left) > 1 else left[0]
 
-    def sample(*times: float, budget: float = 1.0) -> list[float]:
-        durations[:] = times
-        return sample_seconds(run, budget, lambda: None)
+    def policy(run: Any, seconds: float) -> list[float]:
+        start, samples = clock[0], []
+        while clock[0] - start < seconds or not samples:
+            before = clock[0]
+            run()
+            samples.append(clock[0] - before)
+        return samples
 
-    assert len(sample(0.5)) == MIN_SAMPLES
-    assert len(sample(1e-3)) == 2 * MIN_SAMPLES, "all alike: known at once"
-    noisy = [1e-3 * (1 + 0.618 * i % 1) for i in range(2 * MAX_SAMPLES)]
-    assert len(sample(*noisy, budget=100.0)) == MAX_SAMPLES
-    assert sum(sample(*noisy, budget=0.1)) == pytest.approx(0.1, abs=0.01)
-    assert max(sample(99.0, 0.5)) == 0.5, "the first call warms up"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "benchmark", types.SimpleNamespace(timer=lambda: clock[0]))
+        timing = Timing(run, policy, budget)
+        while not timing.is_done:
+            timing.sample(budget / 4)
+    return timing.samples
 
 
-def decoder(method: str = "vanilla") -> Decoder:
-    torch.manual_seed(0)
-    return Decoder(DecoderConfig(d_model=16, n_layers=1, n_heads=2), method)
+def test_sampling_stops_by_precision_budget_or_number() -> None:
+    assert len(timed([0.5], 1.0)) == MIN_SAMPLES
+    assert 2 * MIN_SAMPLES <= len(timed([1e-3], 1000.0)) <= MAX_SAMPLES, "all alike: known at once"
+    noisy = [1e-3 * (1 + 0.618 * i % 1) for i in range(3 * MAX_SAMPLES)]
+    assert len(timed(noisy, 100.0)) == MAX_SAMPLES
+    assert sum(timed(noisy, 0.1)) == pytest.approx(0.1, abs=0.03)
 
 
-def test_train_starts_from_no_gradient() -> None:
-    model = decoder()
-    run = phase_runner(model, "train", 16, 2, seed=0)
-    run()
-    first = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    run()
-    second = [p.grad for p in model.parameters() if p.grad is not None]
-    assert len(first) == len(list(model.parameters()))
+def test_the_first_calls_warm_up() -> None:
+    assert max(timed([99.0, 0.5], 1.0)) == 0.5
+    assert max(timed([99.0, 98.0, 1e-3], 1.0)) == 98.0, "after a long first call no second one is spent"
+    assert max(timed([0.2, 0.2, 1e-3], 1.0)) < 0.1, "a short run is repeated once before a slice"
+
+
+def test_compilation_is_apart() -> None:
+    calls: list[float] = []
+
+    def run() -> None:
+        time.sleep(0.05 if not calls else 0.001)
+        calls.append(0.0)
+
+    timing = Timing(run, POLICIES["wall"], 0.02)
+    timing.sample(0.02)
+    rows = {row["metric"]: row for row in timing.rows("prefill", 64)}
+    assert set(rows) == {"prefill_ms", "tokens_per_s", "compile_ms"}
+    assert rows["compile_ms"]["value"] >= 30
+    assert max(rows["prefill_ms"]["samples"]) < 40
+    assert rows["tokens_per_s"]["value"] == pytest.approx(64 / (rows["prefill_ms"]["value"] / 1000))
+
+
+@pytest.mark.parametrize(("policy", "function"), [("gpu_cold", "do_bench"), ("gpu_hot", "do_bench_cudagraph")])
+def test_gpu_policies_keep_every_sample_of_tritons_timers(
+    policy: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def timer(run: Any, **options: Any) -> list[float]:
+        asked.update(options)
+        run()
+        return [2.0, 3.0]
+
+    testing = types.SimpleNamespace(**{function: timer})
+    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(testing=testing))
+    calls: list[int] = []
+    assert POLICIES[policy](lambda: calls.append(1), 0.5) == [0.002, 0.003]
+    assert (calls, asked["return_mode"]) == ([1], "all")
+    assert 0 < asked["rep"] <= 500, "milliseconds"
+
+
+def test_a_graph_that_cannot_be_captured_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timer(run: Any, **options: Any) -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+
+    testing = types.SimpleNamespace(do_bench_cudagraph=timer)
+    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(testing=testing))
+    with pytest.raises(UnsupportedError, match=r"gpu_hot needs a CUDA graph.*when stream is capturing$"):
+        POLICIES["gpu_hot"](lambda: None, 0.5)
+
+
+def cell(method: str = "vanilla", **changes: Any) -> dict[str, Any]:
+    """The fields of a small speed cell."""
+    shape = {"layers": 1, "heads": 2, "head_size": 8, "batch": 2, "lengths": (24,), "threads": 1, "budget": 0.01}
+    chosen = {"measure": ("speed",), "phases": ("prefill",), **shape, **changes}
+    return asdict(expand(Plan(methods=(method,), **chosen))[0])
+
+
+def subject(method: str = "vanilla", **changes: Any) -> levels.Subject:
+    return levels.build(cell(method, **changes))
+
+
+@pytest.mark.parametrize("level", ["operation", "layer", "decoder"])
+def test_train_starts_from_no_gradient(level: str) -> None:
+    made = subject(levels=(level,))
+    inputs = made.inputs(16, train=True)
+    levels.train_once(made, inputs)
+    tensors = [*made.module.parameters(), *inputs]
+    first = [t.grad.clone() for t in tensors if t.grad is not None]
+    levels.train_once(made, inputs)
+    second = [t.grad for t in tensors if t.grad is not None]
+    assert len(first) == {"operation": 3, "layer": 10, "decoder": 12}[level]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("level", ["operation", "layer", "decoder"])
 @pytest.mark.parametrize(("phase", "expected"), [("prefill", [24]), ("decode", [24, 1, 1])])
-def test_prefill_and_decode_read_what_they_say(phase: str, expected: list[int]) -> None:
-    model, read = decoder(), []
-    starts: list[int] = []
+def test_prefill_and_decode_read_what_they_say(
+    level: str, phase: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, read, states = subject(levels=(level,)), [], []
+    forward = made.forward
 
-    def note(module: Any, inputs: tuple[Any, ...]) -> None:
+    def note(inputs: levels.Inputs, state: Any) -> Any:
         read.append(inputs[0].shape[1])
-        starts.append(inputs[1].position if inputs[1] else 0)
+        states.append(state is not None)
         assert not torch.is_grad_enabled()
+        return forward(inputs, state)
 
-    model.core.register_forward_pre_hook(note)
-    run = phase_runner(model, phase, 24, 1, seed=0)
+    monkeypatch.setattr(made, "forward", note)
+    run = levels.phase_runner(made, phase, 24)
     run()
     if phase == "decode":
         run()
-        assert starts == [0, 24, 24], "every repetition decodes from a state of T tokens"
+        assert states == [False, True, True], "every repetition decodes from a state of T tokens"
     assert read == expected
+
+
+def test_levels_are_parts_of_one_decoder() -> None:
+    whole = subject()
+    assert isinstance(whole.module, Decoder)
+    assert whole.inputs(24)[0].shape == (2, 24)
+    layer, operation = subject(levels=("layer",)), subject(levels=("operation",))
+    assert layer.inputs(24)[0].shape == (2, 24, 16)
+    assert [x.shape for x in operation.inputs(24)] == [(2, 24, 2, 8)] * 3
+    x = torch.randn(2, 24, 16)
+    mixer = layer.module.mixer
+    q, k, v = (p(x).unflatten(2, (2, 8)) for p in (mixer.q, mixer.k, mixer.v))
+    o, _ = operation.forward((q, k, v), None)
+    assert torch.allclose(mixer.out(o.flatten(2)), mixer(x, None)[0], atol=1e-5)
+
+
+def test_a_method_outside_a_level_is_unsupported() -> None:
+    with pytest.raises(UnsupportedError, match="fills model, which is no part of the level operation"):
+        subject("int8_weights", levels=("operation",))
+    assert type(subject("int8_weights", levels=("layer",)).module.mixer.q).__name__ != "Linear"
+    with pytest.raises(UnsupportedError, match="fills context, which is no part of the level layer"):
+        subject("passage_selection", levels=("layer",))
 
 
 def test_context_methods_do_not_train() -> None:
     with pytest.raises(UnsupportedError, match="not trained itself"):
-        phase_runner(decoder("passage_selection"), "train", 16, 1, seed=0)
+        levels.phase_runner(subject("passage_selection"), "train", 16)
 
 
-def test_the_gate_looks_once_and_reports_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gate_looks_once_and_nothing_wrong_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def compare(case: Any, impl: str, length: int) -> None:
+    def compare(case: Any, impl: str, length: int, dtype: torch.dtype) -> None:
         calls.append(impl)
         raise AssertionError("the output differs")
 
-    monkeypatch.setattr(run_cell, "compare_impl", compare)
-    monkeypatch.setattr(run_cell, "_gates", {})
-    combination = parse_spec("vanilla")
-    assert [run_cell.gate(combination, "torch", "cpu") for _ in range(2)] == ["the output differs"] * 2
+    monkeypatch.setattr(gate, "compare_impl", compare)
+    gate.verdict.cache_clear()
+    for measure in ("speed", "memory"):
+        wrong = cell(measure=(measure,))
+        answer = Bench().prepare(cell=wrong) if measure == "speed" else Bench().measure(cell=wrong, cache="")
+        assert answer == {"rows": [{"status": "incorrect", "reason": "the output differs"}]}
     assert calls == ["torch"]
-    cell = {"method": "vanilla", "impl": "torch", "device": "cpu", "threads": 1, "measure": "speed"}
-    assert run_cell.run_cell(cell, "") == [{"status": "incorrect", "reason": "the output differs"}]
+    gate.verdict.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_the_gate_tells_the_error_in_the_cells_dtype(dtype: str) -> None:
+    found = gate.verdict("linear_transformer", "torch", "cpu", dtype)
+    assert found.red == ""
+    low, high = {"float32": (1e-8, 1e-4), "bfloat16": (1e-4, 0.1), "float16": (1e-5, 0.02), "float64": (0, 1e-9)}[dtype]
+    assert low <= found.error <= high

@@ -66,6 +66,11 @@ class Cell:
         return f"{self.method} {self.phase}{of}" + (f" T={self.T}" if self.T else "")
 
     @property
+    def group(self) -> tuple[Any, ...]:
+        """Cells that differ by the method alone are measured in turns."""
+        return self.measure, self.T, self.level, self.phase
+
+    @property
     def series(self) -> tuple[str, str, str, str]:
         """Cells that differ by T alone: after an `oom` or `timeout` longer ones are skipped."""
         return self.method, self.measure, self.phase, self.level

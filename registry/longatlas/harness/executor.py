@@ -1,161 +1,87 @@
-"""Runs cells in persistent worker processes, one per method and device; the parent never touches a device."""
+"""Runs cells in persistent workers, one per method and device; the parent never touches a device."""
 
 from __future__ import annotations
 
-import json
-import os
-import selectors
-import signal
-import subprocess
-import sys
+import random
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from longatlas.harness.cells import Cell
-from longatlas.harness.slot_lock import StoppedError
-
-__all__ = ["Executor", "StoppedError", "Worker"]
+from longatlas.harness.workers.births import births
+from longatlas.harness.workers.output import Log
+from longatlas.harness.workers.worker import Answer, LostError, Worker
 
 Row = dict[str, Any]
 
-POLL_SECONDS = 0.25
-STARTUP_SECONDS = 120.0
-TAIL_BYTES = 4000
-OUT_OF_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
+ROUNDS = 4  # slices that the budget of a timing is cut into: each cell of a group has a turn in each
 
 
-class Worker:
-    """One worker process. `measure` answers with rows whatever happens to it."""
+@dataclass(frozen=True)
+class Finished:
+    """A cell with its rows. `seconds` it took, of which `work` in the measured code itself."""
 
-    def __init__(self, cache: Path, log: Path, memory_gib: float) -> None:
-        self._cache, self._log_path = cache, log
-        self._memory_gib = memory_gib or _spare_gib()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._buffer = b""
-        self._ready = False
-        self._log_start = 0
+    cell: Cell
+    rows: list[Row]
+    seconds: float
+    work: float
 
-    def measure(self, cell: Cell, timeout: float, should_stop: Callable[[], bool]) -> list[Row]:
-        """The rows of a cell; a worker that dies or hangs gives a row `crash`, `oom` or `timeout`.
+    @property
+    def status(self) -> str:
+        return str(self.rows[0].get("status", "ok"))
 
-        Raises StoppedError when `should_stop` says so; the worker is gone then.
-        """
-        process = self._start()
-        self._log_start = self._log_path.stat().st_size
-        request = {"cell": asdict(cell), "cache": str(self._cache)}
+    @property
+    def reason(self) -> str:
+        return str(self.rows[0].get("reason", ""))
+
+
+@dataclass
+class Turns:
+    """A cell that is being measured: its worker, and the time that it has used."""
+
+    cell: Cell
+    worker: Worker
+    timeout: float
+    seconds: float = 0.0
+    work: float = 0.0
+    rows: list[Row] = field(default_factory=list)
+
+    def ask(self, what: str, arguments: dict[str, Any], should_stop: Callable[[], bool]) -> bool:
+        """Ask the worker; whether the cell is finished then. Raises StoppedError."""
         try:
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-        except BrokenPipeError:
-            return [self._obituary()]
-        deadline = time.monotonic() + (timeout if self._ready else STARTUP_SECONDS)
-        while True:
-            line = self._read_line(process)
-            if line is not None and not self._ready:
-                self._ready, deadline = True, time.monotonic() + timeout
-            elif line is not None:
-                rows: list[Row] = json.loads(line)["rows"]
-                if rows[0].get("status") == "oom":
-                    self.stop()  # its heap may be in pieces
-                return rows
-            if process.poll() is not None:
-                return [self._obituary()]
-            if should_stop():
-                self.stop()
-                raise StoppedError
-            if time.monotonic() > deadline:
-                what = f"not done after {timeout:g} s" if self._ready else "the worker did not start"
-                self.stop()
-                return [{"status": "timeout", "reason": what}]
+            self.worker.start()  # its start is not the cell's time
+            start = time.monotonic()
+            left = max(self.timeout - self.seconds, 0.0)
+            answer: Answer = self.worker.ask(what, arguments, timeout=left, should_stop=should_stop)
+            self.seconds += time.monotonic() - start
+            self.work += answer.get("work", 0.0)
+            self.rows = answer.get("rows", [])
+        except LostError as lost:
+            reason = f"not done after {self.timeout:g} s" if lost.status == "timeout" else lost.reason
+            self.rows = [{"status": lost.status, "reason": reason}]
+            self.seconds = max(self.seconds, self.timeout) if lost.status == "timeout" else self.seconds
+        return bool(self.rows)
 
-    def stop(self) -> None:
-        """End the process and everything it started."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._process.poll() is not None:
-            self._buffer, self._ready = b"", False
-            with self._log_path.open("ab") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "longatlas.harness.worker"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    start_new_session=True,
-                    env={**os.environ, "LONGATLAS_WORKER_MEMORY_GIB": f"{self._memory_gib:.3f}"},
-                )
-        return self._process
-
-    def _read_line(self, process: subprocess.Popen[bytes]) -> bytes | None:
-        """A whole line, or None when none came within a moment."""
-        assert process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            if selector.select(POLL_SECONDS):
-                self._buffer += os.read(process.stdout.fileno(), 1 << 16)
-        line, newline, rest = self._buffer.partition(b"\n")
-        if not newline:
-            return None
-        self._buffer = rest
-        return line
-
-    def _obituary(self) -> Row:
-        """The row for a worker that died: how it ended, and the last line it wrote."""
-        process = self._process
-        assert process is not None
-        code = process.wait()
-        self.stop()
-        if code == -signal.SIGKILL:
-            return {"status": "oom", "reason": "killed by the system, most often because memory ran out"}
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        last = self._last_words()
-        reason = f"the worker ended with {how}" + (f": {last}" if last else "")
-        return {"status": "oom" if is_about_memory(last) else "crash", "reason": reason}
-
-    def _last_words(self) -> str:
-        """The last line that the worker wrote in this cell; after a fault the line of Python it was at."""
-        with self._log_path.open("rb") as log:
-            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = log.read().decode(errors="replace").strip().splitlines()
-        for number, line in enumerate(lines):
-            if line.endswith("(most recent call first):") and number + 1 < len(lines):
-                return lines[number + 1].strip()
-        return lines[-1].strip() if lines else ""
-
-
-def _spare_gib() -> float:
-    """What a worker may take by default: 80% of the machine's memory, or what is free where that is less."""
-    memory = psutil.virtual_memory()
-    return float(min(0.8 * memory.total, memory.available)) / 2**30
-
-
-def is_about_memory(text: str) -> bool:
-    """Whether an error's text says that memory ran out."""
-    return any(words in text.lower() for words in OUT_OF_MEMORY)
+    @property
+    def finished(self) -> Finished:
+        return Finished(self.cell, self.rows, self.seconds, self.work)
 
 
 class Executor:
-    """Keeps a worker for each method; use it as a context manager so that all of them end."""
+    """Keeps a worker for each method; use it as a context manager so that all of them end.
+
+    cache       folder of trained hosts
+    log         file that takes what workers print
+    memory_gib  what a worker may take; 0 = 80% of the machine's memory, or what is free where that is less
+    """
 
     def __init__(self, cache: Path, log: Path, memory_gib: float = 0.0) -> None:
         cache.mkdir(parents=True, exist_ok=True)
-        self._cache, self._log, self._memory_gib = cache, log, memory_gib
+        self._cache, self._memory_gib = cache, memory_gib
+        self._log = Log(log)
+        self._births = births(self._log.descriptor)
         self._workers: dict[tuple[str, str], Worker] = {}
 
     def __enter__(self) -> Executor:
@@ -164,10 +90,63 @@ class Executor:
     def __exit__(self, *exception: object) -> None:
         for worker in self._workers.values():
             worker.stop()
+        self._births.close()
+        self._log.close()
 
-    def measure(self, cell: Cell, timeout: float, should_stop: Callable[[], bool]) -> list[Row]:
-        """See Worker.measure."""
+    def measure(self, cell: Cell, timeout: float, should_stop: Callable[[], bool] = lambda: False) -> Finished:
+        """Measure one cell; a worker that dies or hangs gives a row `crash`, `oom` or `timeout`."""
+        return next(self.measure_group([cell], timeout, should_stop))
+
+    def measure_group(
+        self,
+        cells: Sequence[Cell],
+        timeout: float,
+        should_stop: Callable[[], bool] = lambda: False,
+        begun: Callable[[Cell], None] = lambda cell: None,
+    ) -> Iterator[Finished]:
+        """Measure cells of different methods, each as soon as it is finished.
+
+        Speed cells are timed in turns: a slice of the budget each, in an order drawn anew for each round, so that a
+        machine that drifts hurts all alike. Other cells come one after the other.
+
+        timeout  seconds of its own that a cell may take
+        begun    told of each cell before its first request
+
+        Raises StoppedError when `should_stop` says so; cells that are not finished are lost then.
+        """
+        timed: list[Turns] = []
+        crowded: list[Cell] = []
+        for cell in cells:
+            begun(cell)
+            turns = Turns(cell, self._worker(cell), timeout)
+            turns.worker.begin_cell()
+            if not turns.ask(*self._first_request(cell), should_stop):
+                timed.append(turns)
+            elif timed and turns.finished.status == "oom":
+                crowded.append(cell)  # the others' cells are in memory too: once more, alone
+            else:
+                yield turns.finished
+        yield from _sample_in_turns(timed, should_stop)
+        for cell in crowded:
+            yield self.measure(cell, timeout, should_stop)
+
+    def _first_request(self, cell: Cell) -> tuple[str, dict[str, Any]]:
+        if cell.measure == "speed":
+            return "prepare", {"cell": asdict(cell)}
+        return "measure", {"cell": asdict(cell), "cache": str(self._cache)}
+
+    def _worker(self, cell: Cell) -> Worker:
         place = (cell.method, cell.device)
         if place not in self._workers:
-            self._workers[place] = Worker(self._cache, self._log, self._memory_gib)
-        return self._workers[place].measure(cell, timeout, should_stop)
+            self._workers[place] = Worker(self._births, self._log, self._memory_gib)
+        return self._workers[place]
+
+
+def _sample_in_turns(timed: list[Turns], should_stop: Callable[[], bool]) -> Iterator[Finished]:
+    order = random.Random(timed[0].cell.key if timed else None)
+    while timed:
+        order.shuffle(timed)
+        for turns in list(timed):
+            if turns.ask("sample", {"seconds": turns.cell.budget / ROUNDS}, should_stop):
+                timed.remove(turns)
+                yield turns.finished

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longatlas.catalog import has_cuda
 from longatlas.harness.cells import Cell, expand
-from longatlas.harness.executor import Executor
+from longatlas.harness.executor import Executor, Finished
 from longatlas.harness.plan import Plan, PlanError, load_plan, plan_from_values
-from longatlas.harness.slot_lock import StoppedError, device_slot
+from longatlas.harness.slot_lock import device_slot
 from longatlas.harness.store import Store
 
 if TYPE_CHECKING:
@@ -23,14 +23,21 @@ ENDS_A_SERIES = ("oom", "timeout", "skipped")
 
 @dataclass(frozen=True)
 class Progress:
-    """What is told after each cell, and before each: `status` is "" while it is being measured."""
+    """What is told before and after each cell: `status` is "" while it is being measured.
+
+    done, total  cells
+    kept         it was in the store already
+    seconds      it took, of which `work` in the measured code itself
+    """
 
     cell: Cell
     done: int
     total: int
-    status: str
+    status: str = ""
     reason: str = ""
     kept: bool = False
+    seconds: float = 0.0
+    work: float = 0.0
 
 
 Listener = Callable[[Progress], None]
@@ -63,7 +70,8 @@ def run(
     with device_slot(plan.device, should_stop):
         statuses = {} if force else store.finished((cell.key for cell in cells), timeout=plan.timeout)
         with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
-            _run_cells(cells, statuses, plan, store, executor, progress or (lambda step: None), should_stop)
+            told = progress or (lambda step: None)
+            _Run(cells, statuses, plan.timeout, store, executor, told).go(should_stop)
     return store.rows(keys=[cell.key for cell in cells])
 
 
@@ -94,43 +102,54 @@ def _beside(store: Store, suffix: str) -> Path:
     return folder / f"store{suffix}"
 
 
-def _run_cells(
-    cells: list[Cell],
-    statuses: dict[str, str],
-    plan: Plan,
-    store: Store,
-    executor: Executor,
-    progress: Listener,
-    should_stop: Callable[[], bool],
-) -> None:
-    ended: dict[tuple[str, str, str, str], Cell] = {}
-    for done, cell in enumerate(cells):
-        status, reason = statuses.get(cell.key, ""), ""
-        kept = status not in ("", "skipped") or (status == "skipped" and cell.series in ended)
-        if not kept:
-            if should_stop():
-                raise StoppedError
-            progress(Progress(cell, done, len(cells), ""))
-            status, reason = _finish(cell, ended, plan, store, executor, should_stop)
-        if status in ENDS_A_SERIES and cell.T:
-            ended.setdefault(cell.series, cell)
-        progress(Progress(cell, done + 1, len(cells), status, reason, kept))
+class _Run:
+    """One plan on its way through the executor."""
 
+    def __init__(
+        self,
+        cells: list[Cell],
+        statuses: dict[str, str],
+        timeout: float,
+        store: Store,
+        executor: Executor,
+        progress: Listener,
+    ) -> None:
+        self._cells, self._statuses, self._timeout = cells, statuses, timeout
+        self._store, self._executor, self._progress = store, executor, progress
+        self._ended: dict[tuple[str, ...], Cell] = {}
+        self._done = 0
 
-def _finish(
-    cell: Cell,
-    ended: dict[tuple[str, str, str, str], Cell],
-    plan: Plan,
-    store: Store,
-    executor: Executor,
-    should_stop: Callable[[], bool],
-) -> tuple[str, str]:
-    start = time.monotonic()
-    shorter = ended.get(cell.series)
-    if shorter is not None and shorter.T < cell.T:
+    def go(self, should_stop: Callable[[], bool]) -> None:
+        """Finish all cells, group by group."""
+        for _, group in groupby(self._cells, key=lambda cell: cell.group):
+            missing = [cell for cell in group if not self._settled(cell)]
+            for finished in self._executor.measure_group(missing, self._timeout, should_stop, self._begin):
+                self._store.save(finished.cell, finished.rows, finished.seconds)
+                self._finish(finished)
+
+    def _settled(self, cell: Cell) -> bool:
+        """Tell a cell that is in the store already, or that need not be tried; whether it was one."""
+        status = self._statuses.get(cell.key, "")
+        shorter = self._ended.get(cell.series)
+        if status not in ("", "skipped") or (status == "skipped" and shorter is not None):
+            self._finish(Finished(cell, [{"status": status}], 0.0, 0.0), kept=True)
+            return True
+        if shorter is None or shorter.T >= cell.T:
+            return False
+        self._begin(cell)
         reason = f"T = {shorter.T} already ran out of memory or time"
-        rows: list[dict[str, Any]] = [{"status": "skipped", "reason": reason}]
-    else:
-        rows = executor.measure(cell, plan.timeout, should_stop)
-    store.save(cell, rows, time.monotonic() - start)
-    return rows[0].get("status", "ok"), rows[0].get("reason", "")
+        skipped = Finished(cell, [{"status": "skipped", "reason": reason}], 0.0, 0.0)
+        self._store.save(cell, skipped.rows, 0.0)
+        self._finish(skipped)
+        return True
+
+    def _begin(self, cell: Cell) -> None:
+        self._progress(Progress(cell, self._done, len(self._cells)))
+
+    def _finish(self, finished: Finished, *, kept: bool = False) -> None:
+        cell, status, reason = finished.cell, finished.status, finished.reason
+        self._done += 1
+        if status in ENDS_A_SERIES and cell.T:
+            self._ended.setdefault(cell.series, cell)
+        seconds, work = finished.seconds, finished.work
+        self._progress(Progress(cell, self._done, len(self._cells), status, reason, kept, seconds, work))

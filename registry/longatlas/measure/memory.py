@@ -1,54 +1,123 @@
-"""Live tensor bytes, counted at every operation; the same way on every device."""
+"""The memory pass of a cell: what is there before, what is made, what is saved, what is left. Never while timing."""
 
 from __future__ import annotations
 
-import weakref
+import resource
+import sys
+from contextlib import suppress
 from typing import Any
 
 import torch
-from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from longatlas.decoder.state import state_bytes
+from longatlas.measure.levels import (
+    Inputs,
+    Subject,
+    phase_runner,
+    reset_gradients,
+    state_after,
+)
+from longatlas.measure.live_bytes import LiveBytes
+
+Row = dict[str, Any]
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all tensor storages made inside it that are still alive.
+def memory_rows(subject: Subject, phase: str, length: int, device: str) -> list[Row]:
+    """Bytes of one phase, counted at every operation after an uncounted first call.
 
-    peak  the most there were at once since the start, bytes. What existed before does not count, and neither does
-          scratch memory inside a single operation.
+    weight_bytes         parameters and buffers
+    input_bytes          what the call is given, without its state
+    peak_bytes           made by the phase and alive at once, at most
+    saved_bytes          kept for backward, weights and inputs left out (train)
+    state_bytes          what is carried on after T tokens (prefill)
+    workspace_bytes      peak less what was saved and what the phase leaves behind (outputs, state, gradients)
+    resident_peak_bytes  the worker's peak resident size during the pass, Python and torch included
+    allocated_peak_bytes the most that CUDA's allocator had handed out, less the start (CUDA)
     """
+    phase_runner(subject, phase, length)()
+    inputs, state = _given(subject, phase, length)
+    reset_gradients(subject, inputs)
+    resident, allocated = ResidentPeak(), AllocatedPeak(device)
+    with LiveBytes() as counter:
+        saved, left = _train(subject, inputs) if phase == "train" else (0, _forward(subject, inputs, state))
+        at_end = counter.live
+    found: dict[str, int | None] = {
+        "peak_bytes": counter.peak,
+        "weight_bytes": state_bytes([*subject.module.parameters(), *subject.module.buffers()]),
+        "input_bytes": state_bytes(list(inputs)),
+        "saved_bytes": saved if phase == "train" else None,
+        "workspace_bytes": max(0, counter.peak - saved - at_end),
+        "state_bytes": state_bytes(left[1]) if phase == "prefill" and left else None,
+        "resident_peak_bytes": resident.read(),
+        "allocated_peak_bytes": allocated.read(),
+    }
+    return [
+        {"metric": name, "unit": "bytes", "value": float(value), "n": 1}
+        for name, value in found.items()
+        if value is not None
+    ]
+
+
+def _given(subject: Subject, phase: str, length: int) -> tuple[Inputs, Any]:
+    if phase == "decode":
+        return subject.inputs(1), state_after(subject, length)
+    return subject.inputs(length, train=phase == "train"), None
+
+
+@torch.no_grad()
+def _forward(subject: Subject, inputs: Inputs, state: Any) -> tuple[Tensor, Any]:
+    return subject.forward(inputs, state)
+
+
+def _train(subject: Subject, inputs: Inputs) -> tuple[int, None]:
+    """Forward and backward; the bytes that forward saved."""
+    known = {_storage(t) for t in (*subject.module.parameters(), *subject.module.buffers(), *inputs)}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in known:
+            saved[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        y, gradient = subject.train_forward(inputs)
+    kept = sum(saved.values())
+    torch.autograd.backward(y, gradient)
+    return kept, None
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+class ResidentPeak:
+    """The peak resident size of this process from now on; since its start where the kernel cannot forget it."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live = 0
-        self.peak = 0
-        self._known: dict[int, weakref.finalize[Any, Any]] = {}
+        with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as stream:
+            stream.write("5")
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {_identity(t) for t in _tensors((args, kwargs))}
-        result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
-            if _identity(tensor) not in given:
-                self._count(tensor.untyped_storage())
-        return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        # The storage object lives as long as its memory, so its end is the memory's end.
-        name = storage._cdata
-        if name in self._known:
-            return
-        size = storage.nbytes()
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        self._known[name] = weakref.finalize(storage, self._release, name, size)
-
-    def _release(self, name: int, size: int) -> None:
-        self._known.pop(name, None)
-        self.live -= size
+    def read(self) -> int:
+        """Bytes."""
+        with suppress(OSError), open("/proc/self/status", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("VmHWM:"):
+                    return 1024 * int(line.split()[1])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def _tensors(tree: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+class AllocatedPeak:
+    """What CUDA's allocator hands out at most, less what it had handed out at the start."""
 
+    def __init__(self, device: str) -> None:
+        self._on = device == "cuda"
+        if self._on:
+            torch.cuda.reset_peak_memory_stats()
+            self._start = torch.cuda.memory_allocated()
 
-def _identity(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    def read(self) -> int | None:
+        """Bytes, or None on a CPU."""
+        return torch.cuda.max_memory_allocated() - self._start if self._on else None

@@ -1,99 +1,101 @@
-"""Time on the host's clock: warm up, then repeat until the median is known to 2% or the budget is spent."""
+"""Times one cell, slice by slice, until the median is known to 2% or the budget is spent."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from typing import Any
 
-import torch
-from torch import Tensor
+from scipy.stats import quantile_test
+from torch.utils import benchmark
 
-from longatlas.decoder.decoder import Decoder
-from longatlas.errors import UnsupportedError
+from longatlas.measure.policies import Policy
 
 MIN_SAMPLES = 5
-MAX_SAMPLES = 500
+MAX_SAMPLES = 1000
 TARGET = 0.02
+FEWEST_FOR_AN_INTERVAL = 6  # with fewer, no pair of samples covers the median with 95%
+SELF_WARMING = 0.25  # seconds; a run this long does not notice that the caches were another's
+ROUNDS = 4  # slices that a budget is cut into
 
 
-def sample_seconds(run: Callable[[], None], budget: float, synchronise: Callable[[], None]) -> list[float]:
-    """Seconds of each repetition of `run`, after one warm-up call.
+class Timing:
+    """The samples of one cell.
 
-    Stops when the 95% interval of the median is narrower than 2% of it, or when `budget` seconds are spent;
-    at least five repetitions are made.
+    run      one repetition
+    policy   how it is timed
+    budget   seconds of samples, at most
+
+    The first call is apart: it compiles, tunes and fills caches. `compile_seconds` is how much longer it took than the
+    median does.
     """
-    run()
-    samples: list[float] = []
-    while len(samples) < MIN_SAMPLES or (sum(samples) < budget and len(samples) < MAX_SAMPLES):
-        synchronise()
+
+    def __init__(self, run: Callable[[], None], policy: Policy, budget: float) -> None:
+        self._run, self._policy, self.budget = run, policy, budget
+        self.samples: list[float] = []
+        self._first_seconds = _first_call(run)
+        self.work_seconds = self._first_seconds
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the 95% interval is narrower than 2% of the median, or the budget or 1000 samples are spent."""
+        n = len(self.samples)
+        if n < MIN_SAMPLES:
+            return False
+        if sum(self.samples) >= self.budget or n >= MAX_SAMPLES:
+            return True
+        low, high = median_interval(self.samples)
+        return n >= 2 * MIN_SAMPLES and high - low < TARGET * statistics.median(self.samples)
+
+    @property
+    def compile_seconds(self) -> float:
+        return max(0.0, self._first_seconds - statistics.median(self.samples))
+
+    def sample(self, seconds: float) -> None:
+        """Take samples for about `seconds`; others may have run on the device since the last slice."""
         start = time.perf_counter()
-        run()
-        synchronise()
-        samples.append(time.perf_counter() - start)
-        if len(samples) >= 2 * MIN_SAMPLES:
-            low, high = median_interval(samples)
-            if high - low < TARGET * statistics.median(samples):
+        if (self.samples[-1] if self.samples else self._first_seconds) < SELF_WARMING:
+            self._run()
+        end = sum(self.samples) + seconds
+        while not self.samples or sum(self.samples) < end:
+            step = min(seconds, self.budget) / 4
+            self.samples += self._policy(self._run, step)[: MAX_SAMPLES - len(self.samples)]
+            if self.is_done:
                 break
-    return samples
+        self.work_seconds += time.perf_counter() - start
+
+    def rows(self, phase: str, tokens: int) -> list[dict[str, Any]]:
+        """The median with its interval and all samples, tokens per second, and the time of compilation.
+
+        tokens  of one repetition
+        """
+        n, median = len(self.samples), statistics.median(self.samples)
+        low, high = median_interval(self.samples)
+        time_row = {
+            "metric": f"{phase}_ms",
+            "unit": "ms",
+            "value": 1000 * median,
+            "low": 1000 * low,
+            "high": 1000 * high,
+            "n": n,
+            "samples": [1000 * s for s in self.samples],
+        }
+        rate = {"metric": "tokens_per_s", "unit": "tokens/s", "value": tokens / median, "n": n}
+        compiled = {"metric": "compile_ms", "unit": "ms", "value": 1000 * self.compile_seconds, "n": 1}
+        return [time_row, {**rate, "low": tokens / high, "high": tokens / low}, compiled]
+
+
+def _first_call(run: Callable[[], None]) -> float:
+    start = benchmark.timer()
+    run()
+    return float(benchmark.timer() - start)
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of the median from order statistics; with fewer than six samples, the range."""
-    ordered, rank = sorted(samples), _median_rank(len(samples))
-    return ordered[rank], ordered[-1 - rank]
-
-
-@cache
-def _median_rank(n: int) -> int:
-    """The most samples that can be left out at each end; how many lie below the median is binomial, p = 1/2."""
-    below, rank = 1, 0  # below: ways to have at most `rank` samples under the median
-    while (below := below + math.comb(n, rank + 1)) <= 0.025 * 2**n:
-        rank += 1
-    return rank
-
-
-def phase_runner(decoder: Decoder, phase: str, length: int, batch: int, seed: int) -> Callable[[], None]:
-    """What one repetition of a phase does.
-
-    train    forward and backward on a fresh graph, gradients reset
-    prefill  one forward call of T tokens
-    decode   one token, from the state after T tokens
-
-    Raises UnsupportedError for training with a context method.
-    """
-    tokens = random_tokens(decoder, batch, length + 1, seed)
-    if phase == "train":
-        if decoder.context is not None:
-            raise UnsupportedError("a context method is put around a trained decoder; it is not trained itself")
-        return lambda: _train_once(decoder, tokens)
-    if phase == "prefill":
-        return lambda: _forward(decoder, tokens[:, :length], None)
-    with torch.no_grad():
-        _, state = decoder(tokens[:, :length])
-    return lambda: _forward(decoder, tokens[:, length:], state)
-
-
-def random_tokens(decoder: Decoder, batch: int, length: int, seed: int) -> Tensor:
-    """Tokens [batch, length] on the decoder's device."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(decoder.config.vocab_size, (batch, length), generator=generator)
-    return tokens.to(next(decoder.parameters()).device)
-
-
-def synchroniser(device: str) -> Callable[[], None]:
-    """Waits until the device has finished; on a CPU there is nothing to wait for."""
-    return torch.cuda.synchronize if device == "cuda" else lambda: None
-
-
-def _train_once(decoder: Decoder, tokens: Tensor) -> None:
-    for parameter in decoder.parameters():
-        parameter.grad = None
-    decoder.loss(tokens).backward()  # type: ignore[no-untyped-call]
-
-
-@torch.no_grad()
-def _forward(decoder: Decoder, tokens: Tensor, state: object) -> None:
-    decoder(tokens, state)
+    if len(samples) < FEWEST_FOR_AN_INTERVAL:
+        return min(samples), max(samples)
+    # quantile_test gives the widest pair of order statistics that holds the median with 95%, by the binomial law.
+    interval: Any = quantile_test(samples, p=0.5).confidence_interval(0.95)
+    return float(interval.low), float(interval.high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,28 +13,53 @@ from longatlas.testing.compare import EXACT, require, require_close, rms_ratio
 
 Evidence = list[tuple[str, Tensor]]
 
-SINGLE = 1e-4  # allowed RMS ratio of an fp32 computation against fp64
+GRADIENT = "the gradient of "
+
 SEEDS = (0, 1, 2, 3, 4)
 
 
-def compare_impl(case: Case, impl: str, length: int) -> None:
+class Tolerance(NamedTuple):
+    """Allowed RMS ratio against fp64 of outputs and states, of gradients, and as a multiple of the reference's own."""
+
+    forward: float
+    gradient: float
+    multiple: float
+
+
+ROUGH = {
+    torch.float32: Tolerance(1e-4, 1e-4, 4),
+    torch.bfloat16: Tolerance(5e-3, 1e-2, 1.5),
+    torch.float16: Tolerance(5e-3, 1e-2, 1.5),
+}
+
+
+class Agreement(NamedTuple):
+    """The worst RMS ratio between an impl and the fp64 reference, over outputs, states and gradients."""
+
+    worst: float
+
+
+def compare_impl(case: Case, impl: str, length: int, dtype: torch.dtype = torch.float32) -> Agreement:
     """Fail where `impl` departs from impl "reference" on `length` tokens.
 
-    In fp64 they must agree to 1e-9. In fp32 the impl may differ from the fp64 reference by an RMS ratio of 1e-4, or
-    four times what the reference itself loses in fp32 where that is more. Rounding to integers and top-k turn a
-    last-bit difference into a visible one now and then, so fp32 fails only when it fails for every one of five seeds.
+    In fp64 they must agree to 1e-9. In `dtype` the impl may differ from the fp64 reference by the RMS ratio in ROUGH,
+    or by a multiple of what the reference itself loses in that dtype where that is more. Rounding to integers and
+    top-k turn a last-bit difference into a visible one now and then, so a rough dtype fails only when it fails for
+    every one of five seeds.
     """
-    _compare_double(case, impl, length)
+    exact = _compare_double(case, impl, length)
+    if dtype == torch.float64:
+        return exact
     for seed in SEEDS:
         try:
-            _compare_single(case, impl, length, seed)
-            return
+            return _compare_rough(case, impl, length, dtype, seed)
         except AssertionError:
             if seed == SEEDS[-1]:
                 raise
+    raise RuntimeError("no seed was tried")
 
 
-def _compare_double(case: Case, impl: str, length: int) -> None:
+def _compare_double(case: Case, impl: str, length: int) -> Agreement:
     expected = _evidence(case, "reference", torch.float64, length)
     found = _evidence(case, impl, torch.float64, length)
     same = [name for name, _ in found] == [name for name, _ in expected]
@@ -45,16 +70,25 @@ def _compare_double(case: Case, impl: str, length: int) -> None:
             require(_is_zero(a), f"{what}: {name} should be zero")
         else:
             require_close(a, b, EXACT, f"{what}: {name} (fp64)")
+    return _worst(found, expected)
 
 
-def _compare_single(case: Case, impl: str, length: int, seed: int) -> None:
+def _compare_rough(case: Case, impl: str, length: int, dtype: torch.dtype, seed: int) -> Agreement:
     exact = _evidence(case, "reference", torch.float64, length, seed)
-    rough = _evidence(case, "reference", torch.float32, length, seed)
-    found = _evidence(case, impl, torch.float32, length, seed)
+    rough = _evidence(case, "reference", dtype, length, seed)
+    found = _evidence(case, impl, dtype, length, seed)
+    tolerance = ROUGH[dtype]
     for (name, a), (_, b), (_, c) in zip(found, exact, rough, strict=True):
         if not _is_zero(b):
-            allowed = max(SINGLE, 4 * rms_ratio(c, b))
-            require_close(a, b, allowed, f"impl '{impl}' at T = {length}: {name} (fp32)")
+            least = tolerance.gradient if name.startswith(GRADIENT) else tolerance.forward
+            allowed = max(least, tolerance.multiple * rms_ratio(c, b))
+            require_close(a, b, allowed, f"impl '{impl}' at T = {length}: {name} ({str(dtype).removeprefix('torch.')})")
+    return _worst(found, exact)
+
+
+def _worst(found: Evidence, expected: Evidence) -> Agreement:
+    pairs = zip(found, expected, strict=True)
+    return Agreement(max(rms_ratio(a, b) for (_, a), (_, b) in pairs if not _is_zero(b)))
 
 
 def _is_zero(tensor: Tensor) -> bool:
@@ -74,7 +108,7 @@ def _evidence(case: Case, impl: str, dtype: torch.dtype, length: int, seed: int 
     weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     (logits * weight.to(logits)).sum().backward()
     gradients = [
-        (f"the gradient of {name}", p.grad if p.grad is not None else torch.zeros_like(p))
+        (f"{GRADIENT}{name}", p.grad if p.grad is not None else torch.zeros_like(p))
         for name, p in decoder.named_parameters()
     ]
     return [("the output", logits.detach()), *_named_state(state), *gradients]

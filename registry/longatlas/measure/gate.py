@@ -1,0 +1,42 @@
+"""Correctness first: an implementation that is not right gets no time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from longatlas.combination import parse_spec
+from longatlas.testing.case import make_case
+from longatlas.testing.checks import causality
+from longatlas.testing.impls import Agreement, compare_impl
+
+LENGTH = 63  # tokens; an odd number, beyond the windows and segments that a case scales down
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """red  "" or what differs; error  how far the impl is from the fp64 reference in the cell's dtype, RMS ratio"""
+
+    red: str
+    error: float = float("nan")
+
+
+@cache
+def verdict(spec: str, impl: str, device: str, dtype: str) -> Verdict:
+    """Whether an impl agrees with the method's reference, and no output depends on a later token; once per worker.
+
+    The shapes are small; outputs, state and gradients are compared.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        case = make_case(parse_spec(spec), device)
+        found: Agreement = compare_impl(case, impl, LENGTH, getattr(torch, dtype))
+        causality(case)
+    except AssertionError as error:
+        return Verdict(str(error) or "an assertion in the method failed")
+    finally:
+        torch.set_num_threads(threads)
+    return Verdict("", found.worst)

@@ -1,0 +1,35 @@
+"""Rows: what a cell's measurement gives, one flat dict per value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from longatlas.errors import is_about_memory
+
+Row = dict[str, Any]
+Answer = dict[str, Any]
+
+ROW_KEYS = frozenset(("metric", "value", "unit", "T", "low", "high", "n", "samples", "status", "reason"))
+
+
+def failure(status: str, reason: str) -> Row:
+    """A row without a value."""
+    return {"status": status, "reason": reason}
+
+
+def checked(rows: list[Row]) -> list[Row]:
+    """The rows, when they are what the store takes; a task of a plugin may give anything. Raises TypeError."""
+    if not isinstance(rows, list) or not rows:
+        raise TypeError(f"a task's run must return a list of at least one metric, not {rows!r}")
+    for row in rows:
+        wrong = set(row) - ROW_KEYS
+        if wrong:
+            raise TypeError(f"a metric has the key '{min(wrong)}'; known: {', '.join(sorted(ROW_KEYS))}")
+    return rows
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or is_about_memory(str(error))
