@@ -152,9 +152,9 @@ def timed(durations: list[float], budget: float) -> list[float]:
     def run() -> None:
         clock[0] += left.pop(0) if len(left) > 1 else left[0]
 
-    def policy(run: Any, seconds: float) -> list[float]:
+    def policy(run: Any, seconds: float, most: int) -> list[float]:
         start, samples = clock[0], []
-        while clock[0] - start < seconds or not samples:
+        while not samples or (clock[0] - start < seconds and len(samples) < most):
             before = clock[0]
             run()
             samples.append(clock[0] - before)
@@ -212,7 +212,7 @@ def test_gpu_policies_keep_every_sample_of_tritons_timers(
     testing = types.SimpleNamespace(**{function: timer})
     monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(testing=testing))
     calls: list[int] = []
-    assert POLICIES[policy](lambda: calls.append(1), 0.5) == [0.002, 0.003]
+    assert POLICIES[policy](lambda: calls.append(1), 0.5, 9) == [0.002, 0.003]
     assert (calls, asked["return_mode"]) == ([1], "all")
     assert 0 < asked["rep"] <= 500, "milliseconds"
 
@@ -224,7 +224,7 @@ def test_a_graph_that_cannot_be_captured_is_unsupported(monkeypatch: pytest.Monk
     testing = types.SimpleNamespace(do_bench_cudagraph=timer)
     monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(testing=testing))
     with pytest.raises(UnsupportedError, match=r"gpu_hot needs a CUDA graph.*when stream is capturing$"):
-        POLICIES["gpu_hot"](lambda: None, 0.5)
+        POLICIES["gpu_hot"](lambda: None, 0.5, 9)
 
 
 def cell(method: str = "vanilla", **changes: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from longatlas.harness.workers.worker import Answer, LostError, Worker
 
 Row = dict[str, Any]
 
-ROUNDS = 4  # slices that the budget of a timing is cut into: each cell of a group has a turn in each
+ROUNDS = 4  # slices that the budget of a timing is cut into; each cell of a group has a turn in each
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Turns:
     seconds: float = 0.0
     work: float = 0.0
     rows: list[Row] = field(default_factory=list)
+    was_idle: bool = False
+    was_crowded: bool = False
 
     def ask(self, what: str, arguments: dict[str, Any], should_stop: Callable[[], bool]) -> bool:
         """Ask the worker; whether the cell is finished then. Raises StoppedError."""
@@ -60,9 +62,14 @@ class Turns:
             self.rows = answer.get("rows", [])
         except LostError as lost:
             reason = f"not done after {self.timeout:g} s" if lost.status == "timeout" else lost.reason
-            self.rows = [{"status": lost.status, "reason": reason}]
+            self.rows, self.was_idle = [{"status": lost.status, "reason": reason}], lost.was_idle
             self.seconds = max(self.seconds, self.timeout) if lost.status == "timeout" else self.seconds
         return bool(self.rows)
+
+    @property
+    def may_be_innocent(self) -> bool:
+        """Whether it failed while others' cells were in memory too, or its worker died when it was not at work."""
+        return self.was_idle or (self.was_crowded and self.finished.status == "oom")
 
     @property
     def finished(self) -> Finished:
@@ -114,21 +121,34 @@ class Executor:
 
         Raises StoppedError when `should_stop` says so; cells that are not finished are lost then.
         """
+        again: list[Cell] = []
+        for turns in self._in_turns(cells, timeout, should_stop, begun):
+            if turns.may_be_innocent:
+                again.append(turns.cell)
+            else:
+                yield turns.finished
+        for cell in again:
+            for turns in self._in_turns([cell], timeout, should_stop):
+                yield turns.finished
+
+    def _in_turns(
+        self,
+        cells: Sequence[Cell],
+        timeout: float,
+        should_stop: Callable[[], bool],
+        begun: Callable[[Cell], None] = lambda cell: None,
+    ) -> Iterator[Turns]:
         timed: list[Turns] = []
-        crowded: list[Cell] = []
         for cell in cells:
             begun(cell)
             turns = Turns(cell, self._worker(cell), timeout)
             turns.worker.begin_cell()
-            if not turns.ask(*self._first_request(cell), should_stop):
-                timed.append(turns)
-            elif timed and turns.finished.status == "oom":
-                crowded.append(cell)  # the others' cells are in memory too: once more, alone
+            if turns.ask(*self._first_request(cell), should_stop):
+                turns.was_crowded = bool(timed)
+                yield turns
             else:
-                yield turns.finished
+                timed.append(turns)
         yield from _sample_in_turns(timed, should_stop)
-        for cell in crowded:
-            yield self.measure(cell, timeout, should_stop)
 
     def _first_request(self, cell: Cell) -> tuple[str, dict[str, Any]]:
         if cell.measure == "speed":
@@ -142,11 +162,12 @@ class Executor:
         return self._workers[place]
 
 
-def _sample_in_turns(timed: list[Turns], should_stop: Callable[[], bool]) -> Iterator[Finished]:
+def _sample_in_turns(timed: list[Turns], should_stop: Callable[[], bool]) -> Iterator[Turns]:
     order = random.Random(timed[0].cell.key if timed else None)
     while timed:
         order.shuffle(timed)
         for turns in list(timed):
             if turns.ask("sample", {"seconds": turns.cell.budget / ROUNDS}, should_stop):
                 timed.remove(turns)
-                yield turns.finished
+                turns.was_crowded = bool(timed)
+                yield turns

@@ -11,35 +11,35 @@ from torch.utils import benchmark
 from longatlas.errors import UnsupportedError
 
 Run = Callable[[], None]
-Policy = Callable[[Run, float], list[float]]
+Policy = Callable[[Run, float, int], list[float]]  # what to run, for about how many seconds, samples at most
 
 BATCH_SECONDS = 0.1  # of repetitions in one call of triton's timers
 
 
-def wall(run: Run, seconds: float) -> list[float]:
+def wall(run: Run, seconds: float, most: int) -> list[float]:
     """Seconds on the host's clock, launch overhead included; the device is waited for before and after.
 
     torch's own clock does the waiting. Its Timer stops by the quartiles, not by the interval of the median.
     """
     samples: list[float] = []
     with _no_garbage_collection():
-        while sum(samples) < seconds or not samples:
+        while not samples or (sum(samples) < seconds and len(samples) < most):
             start = benchmark.timer()
             run()
             samples.append(benchmark.timer() - start)
     return samples
 
 
-def gpu_cold(run: Run, seconds: float) -> list[float]:
+def gpu_cold(run: Run, seconds: float, most: int) -> list[float]:
     """Seconds between device events, the L2 cache flushed before each repetition (triton.testing.do_bench)."""
     from triton import testing
 
     batch = 1000 * min(seconds, BATCH_SECONDS)
     milliseconds: list[float] = testing.do_bench(run, warmup=batch / 4, rep=batch, return_mode="all")
-    return [time / 1000 for time in milliseconds]
+    return [time / 1000 for time in milliseconds[:most]]
 
 
-def gpu_hot(run: Run, seconds: float) -> list[float]:
+def gpu_hot(run: Run, seconds: float, most: int) -> list[float]:
     """Seconds of one call in the replay of a CUDA graph: no launch overhead, caches warm (triton.testing).
 
     Raises UnsupportedError for what cannot be captured in a graph.
@@ -54,7 +54,7 @@ def gpu_hot(run: Run, seconds: float) -> list[float]:
             raise
         first = str(error).splitlines()[0]
         raise UnsupportedError(f"policy gpu_hot needs a CUDA graph, and it cannot be captured: {first}") from None
-    return [time / 1000 for time in milliseconds]
+    return [time / 1000 for time in milliseconds[:most]]
 
 
 POLICIES: dict[str, Policy] = {"wall": wall, "gpu_cold": gpu_cold, "gpu_hot": gpu_hot}

@@ -14,10 +14,11 @@ from longatlas.measure.policies import Policy
 
 MIN_SAMPLES = 5
 MAX_SAMPLES = 1000
+MAX_IN_A_SLICE = 250
+MIN_SLICES = 2  # a machine that is slow for a moment must not be slow for all samples of one method
 TARGET = 0.02
 FEWEST_FOR_AN_INTERVAL = 6  # with fewer, no pair of samples covers the median with 95%
 SELF_WARMING = 0.25  # seconds; a run this long does not notice that the caches were another's
-ROUNDS = 4  # slices that a budget is cut into
 
 
 class Timing:
@@ -34,14 +35,18 @@ class Timing:
     def __init__(self, run: Callable[[], None], policy: Policy, budget: float) -> None:
         self._run, self._policy, self.budget = run, policy, budget
         self.samples: list[float] = []
+        self._slices = 0
         self._first_seconds = _first_call(run)
         self.work_seconds = self._first_seconds
 
     @property
     def is_done(self) -> bool:
-        """Whether the 95% interval is narrower than 2% of the median, or the budget or 1000 samples are spent."""
+        """Whether the 95% interval is narrower than 2% of the median, or the budget or 1000 samples are spent.
+
+        At least five samples are taken, and two slices unless the first spends the budget.
+        """
         n = len(self.samples)
-        if n < MIN_SAMPLES:
+        if n < MIN_SAMPLES or (self._slices < MIN_SLICES and sum(self.samples) < self.budget):
             return False
         if sum(self.samples) >= self.budget or n >= MAX_SAMPLES:
             return True
@@ -57,12 +62,12 @@ class Timing:
         start = time.perf_counter()
         if (self.samples[-1] if self.samples else self._first_seconds) < SELF_WARMING:
             self._run()
-        end = sum(self.samples) + seconds
-        while not self.samples or sum(self.samples) < end:
-            step = min(seconds, self.budget) / 4
-            self.samples += self._policy(self._run, step)[: MAX_SAMPLES - len(self.samples)]
-            if self.is_done:
-                break
+        self._slices += 1
+        taken: list[float] = []
+        while sum(taken) < seconds and len(taken) < MAX_IN_A_SLICE and not self.is_done:
+            new = self._policy(self._run, seconds / 4, MAX_IN_A_SLICE - len(taken))
+            taken += new
+            self.samples += new
         self.work_seconds += time.perf_counter() - start
 
     def rows(self, phase: str, tokens: int) -> list[dict[str, Any]]:

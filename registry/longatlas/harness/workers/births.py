@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,13 +37,19 @@ class Nursery:
 
     def __init__(self, log: int) -> None:
         """log  descriptor of the file for what the nursery itself prints"""
+        self._log = log
+        self._codes: dict[int, int] = {}
+        self._living: set[int] = set()
+        self._start()
+
+    def _start(self) -> None:
         self._control, there = socket.socketpair()
         with there:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "longatlas.harness.workers.nursery", str(there.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=self._log,
+                stderr=self._log,
                 pass_fds=[there.fileno()],
                 start_new_session=True,
                 # Threads that a library starts while it loads would not survive the fork.
@@ -50,10 +57,13 @@ class Nursery:
             )
         self._text = b""
         self._news: list[dict[str, Any]] = []
-        self._codes: dict[int, int] = {}
         self._ready = False
 
     def birth(self, channel: int, output: int, memory_gib: float) -> int:
+        if self._process.poll() is not None:  # somebody killed it
+            self._bury_all()
+            self.close()
+            self._start()
         if not self._ready:
             self._await("ready", STARTUP_SECONDS)
             self._ready = True
@@ -65,6 +75,7 @@ class Nursery:
         news = self._await("born", STARTUP_SECONDS)
         if news["born"] < 0:
             raise StartError(f"no worker could be started: {news['why']}")
+        self._living.add(news["born"])
         return int(news["born"])
 
     def exit_code(self, pid: int, seconds: float) -> int | None:
@@ -75,8 +86,13 @@ class Nursery:
                 if not self._hear(max(left, 0.0)) and left <= 0:
                     return None
             except StartError:
-                return -9  # the kernel kills the nursery's children with it
+                self._bury_all()
         return self._codes[pid]
+
+    def _bury_all(self) -> None:
+        """The kernel kills the nursery's children with it."""
+        self._codes |= dict.fromkeys(self._living, -signal.SIGKILL)
+        self._living.clear()
 
     def close(self) -> None:
         self._control.close()
@@ -116,6 +132,7 @@ class Nursery:
             news = json.loads(line)
             if "died" in news:
                 self._codes[news["died"]] = news["code"]
+                self._living.discard(news["died"])
             else:
                 self._news.append(news)
         return True

@@ -43,7 +43,7 @@ class CellOutput:
         room = KEPT_FOR_ONE_CELL - self._printed
         if room > 0:
             self._log.write(text[:room])
-        if 0 < room < len(text):
+        if 0 <= room < len(text):
             self._log.write(b"\n[a cell printed more than 1 MiB; the rest of it is left out]\n")
         self._printed += len(text)
         self._tail = (self._tail + text)[-LAST:]

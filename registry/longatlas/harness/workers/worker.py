@@ -26,11 +26,14 @@ POLL_SECONDS = 0.25
 
 
 class LostError(Exception):
-    """The worker gave no answer; `status` is crash, oom or timeout, `reason` says how it ended."""
+    """The worker gave no answer; `status` is crash, oom or timeout, `reason` says how it ended.
+
+    was_idle  it had died before it was asked
+    """
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.was_idle = status, reason, False
 
 
 class Worker:
@@ -63,7 +66,9 @@ class Worker:
             assert self._channel is not None
             self._channel.sendall(json.dumps(request).encode() + b"\n")
         except OSError:
-            raise self._obituary() from None
+            lost = self._obituary()
+            lost.was_idle = True
+            raise lost from None
         return self._await(timeout, should_stop)
 
     def stop(self) -> None:
