@@ -19,7 +19,8 @@ from longatlas.combination import Combination
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.errors import UnsupportedError
-from longatlas.harness.cells import environment_digest, source_digest
+from longatlas.harness.cells import environment_digest
+from longatlas.harness.sources import source_digest
 from longatlas.tasks.corpus import Corpus, load_corpus
 
 Batches = Iterator[tuple[Tensor, Tensor | None]]
