@@ -14,7 +14,7 @@ from PIL import Image
 
 from longatlas.harness import analysis
 from longatlas.harness.demo import demo_plan
-from longatlas.harness.store import Store
+from longatlas.store import Store
 from longatlas_dashboard import charts
 from longatlas_dashboard.theme import LIGHT
 from longatlas_dashboard.ui import methods_order

@@ -17,7 +17,7 @@ from longatlas import catalog
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
 from longatlas.harness.demo import METHODS
-from longatlas.harness.store import Store, store_url
+from longatlas.store import Store, store_url
 from longatlas_dashboard import settings
 from longatlas_dashboard.theme import LIGHT, THEMES, Theme
 

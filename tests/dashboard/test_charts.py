@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from longatlas.harness import analysis
-from longatlas.harness.store import Store
+from longatlas.store import Store
 from longatlas_dashboard import charts, marks, theme, tree
 
 ORDER = ("vanilla", "alibi", "infini_attention")
