@@ -74,7 +74,7 @@ MQAR = Task(
             **{"stop": 0.99, "weight_decay": 0.1, "trials": 3000},
         },
     },
-    example="",
+    example="`3 9 4 7 3>9 0 4>7 10 8 0 0 2`: 3 with 9 and 4 with 7; where a key comes again its value is asked.",
 )
 
 _PASSKEY = {
@@ -96,7 +96,7 @@ PASSKEY = Task(
     paper="2305.16300",
     run=_later("passkey"),
     presets=_PASSKEY,
-    example="",
+    example="`45 28 16 12 15 63 63 59 17>12 12>15`: 16 announces the passkey 12 15, and 17 asks for it.",
 )
 
 SEGMENT_PASSKEY = Task(
@@ -106,7 +106,7 @@ SEGMENT_PASSKEY = Task(
     paper="2305.16300",
     run=_later("segment_passkey"),
     presets=_PASSKEY,
-    example="",
+    example="`45 28 16 12 15 63 63 59 17>12 12>15`: one call ends before 17, which asks for the passkey 12 15.",
 )
 
 INDUCTION = Task(
@@ -129,7 +129,7 @@ INDUCTION = Task(
             **{"batch": 8, "steps": 204_800, "conv": 0, "lrs": (2e-4, 1e-3), "seeds": 2, "trials": 128},
         },
     },
-    example="",
+    example="`4 3 0 2 1 7 6 3 4 7>6`: 7 is the mark, and 6 followed it.",
 )
 
 OVERWRITE_RECALL = Task(
@@ -150,14 +150,14 @@ OVERWRITE_RECALL = Task(
             **{"weight_decay": 0.1, "trials": 3000},
         },
     },
-    example="",
+    example="`4 7 3 11 3 9 4 8 3>9 0 0 0 0 0 4>8 0`: 4 is bound to 7 and then to 8, so that 8 is right.",
 )
 
 
 def _mad(skill: str, title: str, summary: str, example: str, **sizes: Any) -> Task:
     """The card of a MAD skill; `sizes` are those of the authors' baseline, which quick keeps but for the length."""
-    short = {**sizes, "length": min(32, sizes["length"])}
     quick = {**sizes, "length": min(128, sizes["length"])}
+    short = {**sizes, "length": 32} | ({"copied": 4} if "copied" in sizes else {})
     return Task(
         name=f"mad_{skill}",
         title=title,
@@ -165,7 +165,7 @@ def _mad(skill: str, title: str, summary: str, example: str, **sizes: Any) -> Ta
         paper="2403.17844",
         run=_later("mad", skill),
         presets={
-            "smoke": {**_TINY, **short, "copied": 4},
+            "smoke": {**_TINY, **short},
             "demo": {**_SMALL, **quick, "steps": 150},
             "quick": {**_SMALL, **quick, "steps": 600},
             # Appendix B and the authors' configuration: two blocks of mixer and SwiGLU, width 128, batches of 128,
@@ -184,7 +184,7 @@ MAD = (
         "in_context_recall",
         "MAD: in-context recall",
         "Values of keys that came before, all along a sequence of pairs.",
-        "",
+        "`0 7 3 7 1 7 0>7 7 3>7 7 3>7 7`: 0, 1 and 3 are keys; where one comes again its value is asked.",
         vocab=16,
         length=128,
     ),
@@ -192,7 +192,7 @@ MAD = (
         "noisy_recall",
         "MAD: noisy in-context recall",
         "In-context recall with pairs of noise in between.",
-        "",
+        "`0 7 3 7 10 11 11 10 8 9 3>7 7`: 8 to 11 are noise.",
         vocab=16,
         noise_vocab=16,
         noise=0.2,
@@ -202,7 +202,7 @@ MAD = (
         "fuzzy_recall",
         "MAD: fuzzy in-context recall",
         "In-context recall where keys and values are one to three tokens long.",
-        "",
+        "`5 1 2 3 1>2 2>3 3 0 4 3 1 0 2 0>4 4>3 3`: the value of 1 is 2 3, and that of 0 is 4 3.",
         vocab=16,
         motif=3,
         length=128,
@@ -211,7 +211,7 @@ MAD = (
         "selective_copying",
         "MAD: selective copying",
         "Data tokens scattered among blanks, to be given back in order.",
-        "",
+        "`2 3 6 6 6 6 6 5 7 6>2 6>3 6>5`: 6 is a blank, and 7 asks for the data.",
         vocab=16,
         copied=16,
         length=256,
@@ -220,7 +220,7 @@ MAD = (
         "compression",
         "MAD: compression",
         "A whole sequence read off the last token's state, by place.",
-        "",
+        "`4>4 3>3 0>0 2>2 1>1 7>7`: all of it is read off the state of 7 by a small MLP.",
         vocab=16,
         length=32,
     ),
@@ -228,7 +228,7 @@ MAD = (
         "memorisation",
         "MAD: memorisation",
         "A fixed mapping from keys to values, learnt into the weights.",
-        "",
+        "`4 15>9 3 15>10 0 15>11 2 15>12`: 15 asks for the value of the key before it.",
         vocab=256,
         length=32,
     ),

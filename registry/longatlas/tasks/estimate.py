@@ -59,9 +59,7 @@ class _Estimator(Session):
             self.foreseen.append(self._step_seconds(recipe, *missing[0]) * steps)
 
     def _step_seconds(self, recipe: Recipe, lr: float, seed: int) -> float:
-        trainer = Trainer(
-            self.build(recipe, self.combination.host, seed), recipe.batches(seed), lr, self.settings
-        )
+        trainer = Trainer(self.build(recipe, self.combination.host, seed), recipe.batches(seed), lr, self.settings)
         trainer.step()
         start = time.perf_counter()
         for _ in range(TIMED_STEPS):

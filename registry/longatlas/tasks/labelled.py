@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def host(settings: Settings, vocab: int, length: int, **shape: Any) -> DecoderCo
     )
 
 
-def batches(draws: list[Callable[[torch.Generator], tuple[Tensor, Tensor]]], seed: int, device: str) -> Batches:
+def batches(draws: Sequence[Callable[[torch.Generator], tuple[Tensor, Tensor]]], seed: int, device: str) -> Batches:
     """Endless batches from a seed, of each draw in turn: the same for every method."""
     generator = torch.Generator().manual_seed(seed)
     while True:

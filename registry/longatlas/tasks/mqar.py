@@ -36,9 +36,7 @@ def cases(session: Session) -> list[tuple[int, int]]:
     return list(zip(session.settings["lengths"], session.settings["pairs"], strict=True))
 
 
-def _draw(
-    session: Session, length: int, pairs: int, batch: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _draw(session: Session, length: int, pairs: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return draw(session.settings["vocab"], length, pairs, batch, generator)
 
 

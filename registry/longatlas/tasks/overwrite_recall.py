@@ -42,9 +42,7 @@ def _pair(settings: Settings, batch: int, generator: torch.Generator) -> tuple[T
 
 def _score(session: Session, learner: object, seed: int) -> list[Row]:
     settings, length = session.settings, session.settings["length"]
-    tokens, labels, stale = (
-        x.to(session.device) for x in draw(settings, int(settings["trials"]), unseen(seed))
-    )
+    tokens, labels, stale = (x.to(session.device) for x in draw(settings, int(settings["trials"]), unseen(seed)))
     asked = labels != NO_LABEL
     given = scores.answers(learner, tokens, labels)
     outdated = (given[:, None] == stale[asked]).any(1) & (given != labels[asked])

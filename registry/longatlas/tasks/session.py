@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from longatlas.harness.cells import environment, environment_digest, source_dige
 from longatlas.tasks import hosts
 from longatlas.tasks.corpus import Corpus, load_corpus
 from longatlas.tasks.sweep import Row, Trial, sweep
-from longatlas.tasks.training import Batches, Record, Recipe, train
+from longatlas.tasks.training import Batches, Recipe, Record, train
 
 __all__ = ["Batches", "Recipe", "Session", "open_session"]
 
