@@ -50,7 +50,7 @@ def answers(learner: Any, tokens: Tensor, labels: Tensor) -> Tensor:
 
 def _portions(whole: Tensor) -> Iterator[Tensor]:
     """Rows [b, T] of [B, T], so many at once that memory does not grow with T."""
-    return iter(torch.split(whole, max(1, TOKENS_AT_ONCE // whole.shape[1])))  # type: ignore[no-untyped-call]
+    return iter(torch.split(whole, max(1, TOKENS_AT_ONCE // whole.shape[1])))
 
 
 def _ask(learner: Any, tokens: Tensor, chosen: Tensor) -> Tensor:
