@@ -35,8 +35,15 @@ the state's tensors: measured, never declared.
     "Quality": """
 Every method is trained in the same small decoder with the same budget. `bits_per_byte` is that of a
 byte-level language model on held-out text, by position bucket: the T of a row is the upper end of its bucket, at
-1, 2, 4 and 8 times the training length. Lower is better. Methods that need no training (`retrofit`) are put
-into the decoder that was trained without them. MQAR and passkey report accuracy between 0 and 1.
+1, 2, 4 ... 16 times the training length. Lower is better. Methods that need no training (`retrofit`) are put
+into the decoder that was trained without them. The other tasks report `accuracy` between 0 and 1, with what
+guessing would score as `chance`.
+
+A preset trains every learning rate with every seed, all for the same number of steps, and reports the rate with the
+best mean (`best_lr`). Where it has several seeds, the interval of a value is the least and the greatest of them; with
+one seed it is the 95% interval of the evaluation. `steps_to_95` counts the steps until unseen sequences were first
+answered with 95% accuracy, and is missing where that never happened. `diverged` counts trainings whose loss became no
+number. Some presets stop a training once unseen sequences are answered with 99.5%: `steps` says how many were done.
 """,
     "What is never done": """
 No time is reported for an implementation whose check against its reference failed: its row says

@@ -12,6 +12,10 @@ from typing import Any
 
 from longatlas.cards import Task
 
+# Metrics of every sweep that tell how training went, and the one that says what guessing would score.
+ABOUT_TRAINING = ("best_lr", "steps", "steps_to_95", "train_seconds", "diverged")
+CHANCE = "chance"
+
 
 def _later(module: str, *arguments: str) -> Callable[..., Any]:
     """The `run` of a task's module, imported (and torch with it) when it is called."""
