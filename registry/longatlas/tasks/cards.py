@@ -47,7 +47,7 @@ LANGUAGE_MODEL = Task(
             **{"conv": 0, "lrs": (4e-3,), "sequences": 16},
         },
         "quick": {
-            **{"d_model": 64, "layers": 2, "heads": 4, "length": 256, "reach": 16, "batch": 8, "steps": 800},
+            **{"d_model": 64, "layers": 2, "heads": 4, "length": 256, "reach": 16, "batch": 8, "steps": 500},
             **{"conv": 0, "lrs": (4e-3,), "sequences": 16},
         },
         # The 12-layer model for enwik8 of Transformer-XL (arXiv:1901.02860, Table 2, and its authors' script for it),
@@ -69,7 +69,7 @@ MQAR = Task(
     presets={
         "smoke": {**_TINY, "vocab": 32, "lengths": (16, 24), "pairs": (2, 4), "ffn": 0},
         "demo": {**_SMALL, "vocab": 256, "lengths": (64,), "pairs": (4,), "ffn": 0, "steps": 200},
-        "quick": {**_SMALL, "vocab": 256, "lengths": (64, 128), "pairs": (4, 16), "ffn": 0, "steps": 700},
+        "quick": {**_SMALL, "vocab": 256, "lengths": (64, 128), "pairs": (4, 16), "ffn": 0, "steps": 600},
         # Figure 2: two layers without MLP; 64 epochs of 100 000 sequences in batches of 256. The paper trains a model
         # for each number of pairs, here one model learns all three.
         "paper": {
@@ -84,7 +84,11 @@ MQAR = Task(
 _PASSKEY = {
     "smoke": {**_TINY, "length": 32, "test_lengths": (32, 64), "heads": 4, "trials": 2},
     "demo": {**_SMALL, "length": 128, "test_lengths": (128, 256, 512), "heads": 4, "steps": 200, "trials": 4},
-    "quick": {**_SMALL, "length": 128, "test_lengths": (128, 256, 512, 1024), "heads": 4, "steps": 600, "trials": 16},
+    "quick": {
+        **_SMALL,
+        **{"length": 128, "test_lengths": (128, 256, 512, 1024), "heads": 4, "ffn": 0, "batch": 32},
+        **{"steps": 400, "trials": 32},
+    },
     # Lengths as in Figure 3 of the paper (to 32K). Its model is LLaMA 7B and its filler is prose; the small decoder and
     # the 64 tokens of this task are not.
     "paper": {
