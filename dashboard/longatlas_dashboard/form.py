@@ -12,7 +12,7 @@ from longatlas import catalog
 from longatlas.cards import Option
 from longatlas.combination import Combination, Part, parse_spec
 from longatlas.errors import LongAtlasError
-from longatlas.harness.plan import DEVICES, DTYPES, KEYS, MEASURES, PHASES, PRESETS, Plan, PlanError
+from longatlas.harness.plan import DEVICES, DTYPES, KEYS, LEVELS, MEASURES, PHASES, POLICIES, PRESETS, Plan, PlanError
 from longatlas_dashboard import marks, ui
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -58,6 +58,7 @@ def draw(start: Mapping[str, Any]) -> Form:
     with left:
         _many(form, "measure", "Measure", MEASURES, defaults)
         _many(form, "phases", "Phases (time and memory)", PHASES, defaults)
+        _many(form, "levels", "Levels (time and memory)", LEVELS, defaults)
         _lengths(form, defaults)
     with right:
         tasks = tuple(catalog.load_catalog().tasks)
@@ -165,8 +166,13 @@ def _text(form: Form, name: str, label: str, defaults: Mapping[str, Any], hint: 
 
 
 def _details(form: Form, defaults: Mapping[str, Any]) -> None:
-    columns = st.columns(3)
-    choices = {"device": DEVICES, "dtype": DTYPES, "impl": ("auto", "torch", "reference")}
+    columns = st.columns(4)
+    choices = {
+        "device": DEVICES,
+        "dtype": DTYPES,
+        "impl": ("auto", "torch", "reference"),
+        "policy": ("auto", *POLICIES),
+    }
     for place, (name, options) in enumerate(choices.items()):
         with columns[place], form.field(name) as key:
             shown = tuple(dict.fromkeys([*options, defaults[name]]))
@@ -180,5 +186,5 @@ def _details(form: Form, defaults: Mapping[str, Any]) -> None:
         "memory_gib": "memory_gib, GiB (0: 80%)",
     }
     for place, name in enumerate(numbers):
-        with columns[place % 3], form.field(name) as key:
+        with columns[place % 4], form.field(name) as key:
             form.values[name] = st.number_input(labels.get(name, name), value=defaults[name], key=key)

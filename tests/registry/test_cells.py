@@ -98,14 +98,6 @@ def test_a_changed_source_file_changes_its_method_alone(planted: Callable[..., s
     assert changed == {"planted_one"}
 
 
-def test_every_file_of_a_built_in_method_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    combination = PLAN.with_values({"methods": ("transformer_xl",)}).combinations[0]
-    builder = combination.builder("mixer")
-    assert builder is not None
-    names = {path.name for path in cells._source_files(builder[0].__module__)}
-    assert {"__init__.py", "reference.py", "torch.py"} <= names
-
-
 def test_the_engine_is_part_of_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys(PLAN)
     for name in cells.ENGINE:

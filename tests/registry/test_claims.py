@@ -15,9 +15,7 @@ from longatlas.combination import parse_spec
 DOCS = Path(__file__).parents[2] / "docs"
 CLAIMS = yaml.safe_load((DOCS / "claims.yaml").read_text())["claims"]
 ROWS = json.loads((DOCS / "results" / "cpu-2-cores" / "quality.json").read_text())
-VALUES = {
-    (row["phase"], row["method"], row["metric"], row["T"]): row["value"] for row in ROWS if row["status"] == "ok"
-}
+VALUES = {(row["phase"], row["method"], row["metric"], row["T"]): row["value"] for row in ROWS if row["status"] == "ok"}
 
 
 def named(claim: dict[str, Any]) -> set[str]:

@@ -17,7 +17,8 @@ import pytest
 
 from longatlas.harness import executor
 from longatlas.harness.plan import Plan
-from longatlas.harness.running import Progress, log_path, run
+from longatlas.harness.progress import Progress
+from longatlas.harness.running import log_path, run
 from longatlas.harness.store import Store
 from longatlas.harness.workers import output, worker
 

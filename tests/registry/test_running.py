@@ -13,7 +13,8 @@ import pytest
 from longatlas.errors import LongAtlasError
 from longatlas.harness import running
 from longatlas.harness.plan import Plan
-from longatlas.harness.running import Progress, hosts_path, run
+from longatlas.harness.progress import Progress
+from longatlas.harness.running import hosts_path, run
 from longatlas.harness.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory limits of a process need Linux")

@@ -9,47 +9,74 @@ from longatlas_dashboard import marks, ui
 
 SECTIONS = {
     "Cells": """
-A plan is taken apart into cells: one method with its options, one measure, one phase or task, one T. A
-cell's key is a hash of all that, of the method's source files, of the measuring code, and of the versions
-and the machine. A finished cell is never measured again unless one of these changes; a change in a kernel
-measures that method anew.
+A plan is taken apart into cells: one method with its options, one measure, one phase or task, one level, one T. A
+cell's key is a hash of all that, of the method's source files and what they import of their own package, of the
+measuring code, and of the versions and the machine. A finished cell is never measured again unless one of these
+changes; a change in a kernel measures that method anew.
 
-Cells run in a worker process, one at a time on a device, so that two timings never disturb each other.
-Short lengths come first and methods take turns, so that a machine that drifts hurts all alike.
+Every method has a worker process of its own, with limits on time, memory, output and file size. The engine never
+touches a device. One timing runs at a time on a device: a second run waits and says for whom.
+""",
+    "Correctness first": """
+Before a worker measures anything it compares the implementation with the method's reference, in fp64 and in the
+cell's dtype: outputs, state and every gradient; and it sees that no output depends on a later token. Where they differ
+the cell is `incorrect` and has no time. `rms_error`, beside each time, is the largest RMS difference from the fp64
+reference found by that comparison.
 """,
     "Speed": """
-`train` is a forward and a backward pass, `prefill` one forward pass over T tokens, `decode` one token with
-a state of length T. Each is warmed up and then repeated until the 95% interval of the median is narrow or
-the plan's `budget` of seconds is spent. The value is the median; the bars and the columns `low` and `high`
-are its 95% interval. On a CPU this is the host's clock, with the number of threads recorded in every row.
+`train` is a forward and a backward pass on a fresh graph, `prefill` one forward pass over T tokens, `decode` one token
+with a state of T tokens. The level is `operation` (q, k and v to o), `layer` (one block with its norms, projections and
+feed-forward part) or `decoder` (all layers with embedding and head).
 
-The exponent beside a method is the slope of log(time) against log(T), by least squares over the lengths
-measured, with its 95% interval. Short lengths, where fixed costs rule, pull it down: read it beside the
-claimed one.
+Each time names its policy:
+
+- `wall`: the host's clock, launch overhead included, the device waited for before and after. The policy of a CPU.
+- `gpu_cold`: device events, the L2 cache flushed before each repetition.
+- `gpu_hot`: the replay of a CUDA graph, without launch overhead, caches warm.
+
+The first call is apart: how much longer it took than the median is `compile_ms`. The methods of one phase, level and T
+are then sampled in turns, a slice of the budget each, in an order drawn anew for each round, so that a machine that
+drifts hurts all alike; a short run is repeated once, unrecorded, before each slice. Samples are taken until the 95%
+interval of the median is narrower than 2% of it, or the plan's `budget` of seconds is spent; at least five. The value
+is the median, the bars and the columns `low` and `high` are its 95% interval from order statistics (below six samples
+their range), and every sample is kept. Threads are pinned and recorded in every row.
+
+The exponent beside a method is the slope of log(time) against log(T), by least squares over the lengths measured, with
+its 95% interval by Student's t. Short lengths, where fixed costs rule, pull it down: read it beside the claimed one.
+""",
+    "Roofline": """
+What the machine can do is measured on it, per device, dtype and number of threads: one matrix product gives
+`peak_flops`, one copy `peak_bandwidth`. A cell's FLOPs come from the method's formula, which counts what the
+mathematics needs (visible pairs only) and is checked against torch's own counter; its bytes are the least that must
+move: inputs, weights, state and outputs, each once. `compute_share` and `bandwidth_share` are the time that each of
+them would take at the peak over the time measured; the larger one is the bound that is nearer.
 """,
     "Memory": """
-Taken in a pass of its own, never while timing. `peak_bytes` is the most memory held by live tensors during
-the phase. `state_bytes` is what is carried to the next call after a prefill of T tokens, found by walking
-the state's tensors: measured, never declared.
+Taken in a pass of its own, never while timing, by counting live tensors at every operation, the same way on a CPU and
+on a GPU. `peak_bytes` is the most that the phase had made and still held at once; `saved_bytes` what forward kept for
+backward; `state_bytes` what is carried to the next call after a prefill of T tokens, found by walking the state's
+tensors: measured, never declared; `workspace_bytes` the peak less what was saved and what the phase leaves behind.
+`weight_bytes` and `input_bytes` were there before. `resident_peak_bytes` is the worker's peak resident size, Python and
+torch included; on a GPU `allocated_peak_bytes` is what the allocator had handed out at most, less the start.
 """,
     "Quality": """
-Every method is trained in the same small decoder with the same budget. `bits_per_byte` is that of a
-byte-level language model on held-out text, by position bucket: the T of a row is the upper end of its bucket, at
-1, 2, 4 ... 16 times the training length. Lower is better. Methods that need no training (`retrofit`) are put
-into the decoder that was trained without them. The other tasks report `accuracy` between 0 and 1, with what
-guessing would score as `chance`.
+Every method is trained in the same small decoder, on the same batches, with the same budget of steps, for each of a
+preset's learning rates and seeds. The rate with the best mean is reported (`best_lr`): the value is the mean over its
+seeds, `low` and `high` are the least and the greatest of them; with a single seed they are the 95% interval of the
+evaluation. `steps_to_95` counts the steps until unseen sequences were first answered with 95% accuracy; it is missing
+where that never happened. `diverged` counts trainings whose loss became no number. Some presets stop a training once
+unseen sequences are answered with 99.5%: `steps` says how many were done.
 
-A preset trains every learning rate with every seed, all for the same number of steps, and reports the rate with the
-best mean (`best_lr`). Where it has several seeds, the interval of a value is the least and the greatest of them; with
-one seed it is the 95% interval of the evaluation. `steps_to_95` counts the steps until unseen sequences were first
-answered with 95% accuracy, and is missing where that never happened. `diverged` counts trainings whose loss became no
-number. Some presets stop a training once unseen sequences are answered with 99.5%: `steps` says how many were done.
+`bits_per_byte` is that of a byte-level language model on held-out text, by position bucket: the T of a row is the upper
+end of its bucket, in multiples of the training length. Lower is better. Methods that need no training (`retrofit`) are
+put into the decoder that was trained without them. The other tasks report `accuracy` between 0 and 1, and as `chance`
+what guessing gives.
 """,
     "What is never done": """
 No time is reported for an implementation whose check against its reference failed: its row says
 `incorrect`. A cell that fails is a row with its status and reason, a cross above the plots,
 and a line in the table of failures. Rows of different machines, devices, dtypes, threads or cases are never
-drawn into one plot.
+drawn into one plot, and numbers that others published are never mixed with measured ones.
 """,
 }
 

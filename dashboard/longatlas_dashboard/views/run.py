@@ -13,7 +13,7 @@ from longatlas.harness.plan import KEYS, Plan
 from longatlas_dashboard import form, plots, settings, ui
 
 # URL parameter -> key of the plan: short and stable.
-URL_KEYS = {"m": "methods", "w": "measure", "p": "phases", "t": "lengths", "q": "tasks", "z": "preset"}
+URL_KEYS = {"m": "methods", "w": "measure", "p": "phases", "l": "levels", "t": "lengths", "q": "tasks", "z": "preset"}
 
 
 def page() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from longatlas.cli.measure import kept_when_interrupted, print_tables, progress_bar, store_option
+from longatlas.cli.measure import kept_when_interrupted, print_tables, store_option
 
 
 @click.command()
@@ -18,6 +18,7 @@ def demo(corpus: str, port: int, no_serve: bool, store: str | None) -> None:
     Takes a few minutes the first time and seconds after that, because finished cells are kept.
     """
     from longatlas.harness.demo import demo_plan
+    from longatlas.harness.progress import progress_bar
     from longatlas.harness.running import run
     from longatlas.harness.store import Store
 

@@ -20,8 +20,6 @@ from longatlas.harness.plan import KEYS, MEASURES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longatlas.harness.running import Progress
-
 Command = Callable[..., Any]
 
 _LISTS = {
@@ -92,6 +90,7 @@ def run(plan: str | None, store: str | None, force: bool, as_json: bool, **given
       longatlas run --methods vanilla,sliding_window:window=256 --measure speed --lengths 1024,4096
       longatlas run plan.yaml --force --json
     """
+    from longatlas.harness.progress import progress_bar
     from longatlas.harness.running import run as run_plan
 
     chosen = make_plan(plan, given)
@@ -135,57 +134,6 @@ def _value(key: str, value: Any) -> Any:
         return tuple(int(part) for part in parts)
     except ValueError:
         raise LongAtlasError(f"--lengths is '{value}'; expected whole numbers such as 512,1024") from None
-
-
-class progress_bar:
-    """A progress bar on stderr with time left; without a terminal, a line for each measured cell."""
-
-    def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bar
-
-        self._console = console(stderr=True)
-        self._bar = Bar(
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=None)
-        self._kept = 0
-
-    def __enter__(self) -> Callable[[Progress], None]:
-        self._bar.start()
-        return self._tell
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-        if self._kept:
-            were = "cell was" if self._kept == 1 else "cells were"
-            self._console.print(f"{self._kept} {were} in the store already.")
-
-    def _tell(self, step: Progress) -> None:
-        self._bar.update(self._task, total=step.total, completed=step.done, description=step.cell.label)
-        if not step.status:
-            return
-        self._kept += step.kept
-        failed = step.status not in ("ok", "unsupported")
-        if not step.kept and (failed or not self._console.is_terminal):
-            counter = f"[{step.done}/{step.total}]"
-            self._console.print(
-                f"{counter} {step.cell.measure} {step.cell.label}: {step.status} {step.reason}".rstrip(),
-                soft_wrap=True,
-            )
 
 
 def print_tables(frame: pd.DataFrame) -> None:

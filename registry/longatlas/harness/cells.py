@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib import import_module, metadata
+from importlib import metadata
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from longatlas.combination import Combination
 from longatlas.harness.plan import Plan
+from longatlas.harness.sources import source_digest
 from longatlas.tasks.corpus import corpus_digest
 
 # What a measured number depends on inside longatlas: a change there measures again.
@@ -138,24 +139,6 @@ def _policy(plan: Plan) -> str:
     if plan.policy != "auto":
         return plan.policy
     return "gpu_cold" if plan.device == "cuda" else "wall"
-
-
-def source_digest(combination: Combination) -> str:
-    """Hash of the source files of a combination's builders: their packages, or single modules."""
-    digest = hashlib.sha256()
-    for part in combination.parts:
-        for builder in part.method.fills.values():
-            for path in _source_files(builder.__module__):
-                digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _source_files(module: str) -> list[Path]:
-    file = getattr(import_module(module), "__file__", None)
-    if file is None:
-        return []
-    path = Path(file)
-    return sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
 
 
 @lru_cache(maxsize=1)

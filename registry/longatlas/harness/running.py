@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from longatlas.catalog import has_cuda
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.executor import Executor, Finished
 from longatlas.harness.plan import Plan, PlanError, load_plan, plan_from_values
+from longatlas.harness.progress import Listener, Pace, Progress, progress_bar
 from longatlas.harness.slot_lock import device_slot
 from longatlas.harness.store import Store
 
@@ -21,34 +22,12 @@ if TYPE_CHECKING:
 ENDS_A_SERIES = ("oom", "timeout", "skipped")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What is told before and after each cell: `status` is "" while it is being measured.
-
-    done, total  cells
-    kept         it was in the store already
-    seconds      it took, of which `work` in the measured code itself
-    """
-
-    cell: Cell
-    done: int
-    total: int
-    status: str = ""
-    reason: str = ""
-    kept: bool = False
-    seconds: float = 0.0
-    work: float = 0.0
-
-
-Listener = Callable[[Progress], None]
-
-
 def run(
     plan: Plan | Mapping[str, Any] | Path | str,
     *,
     store: Store | str | None = None,
     force: bool = False,
-    progress: Listener | None = None,
+    progress: Listener | bool = True,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> pd.DataFrame:
     """Measure what a plan asks for and return all its rows, those of earlier runs included.
@@ -56,7 +35,7 @@ def run(
     plan         a Plan, a mapping of its keys, or the path of a YAML file
     store        a Store, a path or a URL; None = LONGATLAS_STORE, else the user's data folder
     force        measure again what is finished
-    progress     told before and after each cell
+    progress     a function that is told before and after each cell; True = a bar on stderr where that is a terminal
     should_stop  asked often; when it says yes the run ends with StoppedError
 
     A cell that fails is a row with its status; nothing is dropped. Raises LongAtlasError for a bad plan or store.
@@ -67,12 +46,17 @@ def run(
     cells = expand(plan)
     store = store if isinstance(store, Store) else Store(store)
     store.check_writable()
-    with device_slot(plan.device, should_stop):
+    with device_slot(plan.device, should_stop), _listener(progress) as told:
         statuses = {} if force else store.finished((cell.key for cell in cells), timeout=plan.timeout)
         with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
-            told = progress or (lambda step: None)
             _Run(cells, statuses, plan.timeout, store, executor, told).go(should_stop)
     return store.rows(keys=[cell.key for cell in cells])
+
+
+def _listener(progress: Listener | bool) -> AbstractContextManager[Listener]:
+    if progress is True:
+        return progress_bar(only_on_terminal=True)
+    return nullcontext(progress or (lambda step: None))
 
 
 def as_plan(plan: Plan | Mapping[str, Any] | Path | str) -> Plan:
@@ -116,6 +100,7 @@ class _Run:
     ) -> None:
         self._cells, self._statuses, self._timeout = cells, statuses, timeout
         self._store, self._executor, self._progress = store, executor, progress
+        self._pace = Pace(cells)
         self._ended: dict[tuple[str, ...], Cell] = {}
         self._done = 0
 
@@ -144,7 +129,7 @@ class _Run:
         return True
 
     def _begin(self, cell: Cell) -> None:
-        self._progress(Progress(cell, self._done, len(self._cells)))
+        self._progress(Progress(cell, self._done, len(self._cells), left=self._pace.left))
 
     def _finish(self, finished: Finished, *, kept: bool = False) -> None:
         cell, status, reason = finished.cell, finished.status, finished.reason
@@ -152,4 +137,6 @@ class _Run:
         if status in ENDS_A_SERIES and cell.T:
             self._ended.setdefault(cell.series, cell)
         seconds, work = finished.seconds, finished.work
-        self._progress(Progress(cell, self._done, len(self._cells), status, reason, kept, seconds, work))
+        self._pace.finish(cell, seconds)
+        step = Progress(cell, self._done, len(self._cells), status, reason, kept, seconds, work, self._pace.left)
+        self._progress(step)

@@ -32,7 +32,7 @@ def summarise(frame: pd.DataFrame) -> list[Table]:
 
 
 def _speed(frame: pd.DataFrame) -> Iterator[Table]:
-    times = frame[(frame["measure"] == "speed") & frame["metric"].str.endswith("_ms")]
+    times = frame[(frame["measure"] == "speed") & (frame["metric"] == frame["phase"] + "_ms")]
     for phase in times["phase"].unique():
         rows = times[times["phase"] == phase]
         ratio = f" (times as fast as {BASELINE})" if BASELINE in set(rows["method"]) else ""

@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Callable
 
 from longatlas.harness import jobs
-from longatlas.harness.running import Progress, run
+from longatlas.harness.progress import Progress
+from longatlas.harness.running import run
 from longatlas.harness.slot_lock import StoppedError
 from longatlas.harness.store import Store
 

@@ -149,7 +149,12 @@ OVERWRITE_RECALL = Task(
     presets={
         "smoke": {**_TINY, "vocab": 32, "length": 24, "pairs": 2, "rounds": 2, "ffn": 0},
         "demo": {**_SMALL, "vocab": 64, "length": 64, "pairs": 4, "rounds": 2, "ffn": 0, "steps": 200},
-        "quick": {**_SMALL, "vocab": 64, "length": 64, "pairs": 4, "rounds": 2, "ffn": 0, "steps": 800},
+        # One layer: a second one can mark what is bound again, and then the rule that adds can do without correcting.
+        "quick": {
+            **_SMALL,
+            **{"vocab": 64, "length": 64, "pairs": 4, "rounds": 2, "ffn": 0, "layers": 1, "heads": 1},
+            **{"steps": 600, "lrs": (1e-2,)},
+        },
         # No paper has this task in this form; the rule is from section 4.2 of arXiv:2102.11174, the protocol is
         # Zoology's (arXiv:2312.04927, appendix E).
         "paper": {

@@ -16,7 +16,8 @@ from longatlas.combination import Combination, parse_spec
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.errors import UnsupportedError
-from longatlas.harness.cells import environment, environment_digest, source_digest
+from longatlas.harness.cells import environment, environment_digest
+from longatlas.harness.sources import source_digest
 from longatlas.tasks import hosts
 from longatlas.tasks.corpus import Corpus, load_corpus
 from longatlas.tasks.sweep import Row, Trial, sweep

@@ -1,0 +1,135 @@
+"""How a run tells where it is: a bar with the time left on a terminal, a line per cell elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from longatlas.harness.cells import Cell
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is told before and after each cell: `status` is "" while it is being measured.
+
+    done, total  cells
+    kept         it was in the store already
+    seconds      it took, of which `work` in the measured code itself
+    left         seconds that the rest will take at the pace so far; None before anything is known
+    """
+
+    cell: Cell
+    done: int
+    total: int
+    status: str = ""
+    reason: str = ""
+    kept: bool = False
+    seconds: float = 0.0
+    work: float = 0.0
+    left: float | None = None
+
+
+Listener = Callable[[Progress], None]
+
+
+class Pace:
+    """Expects a cell to take as long as those of its kind did, in proportion to T."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._waiting = {cell.key: cell for cell in cells}
+        self._seconds: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+    def finish(self, cell: Cell, seconds: float) -> None:
+        """A cell is done; `seconds` is 0 for one that was not measured."""
+        self._waiting.pop(cell.key, None)
+        if seconds:
+            self._seconds[_kind(cell)][cell.T].append(seconds)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, or None before anything is known; a kind not met yet counts as the mean of the others."""
+        if not self._seconds:
+            return None
+        expected = [self._expected(cell) for cell in self._waiting.values()]
+        known = [seconds for seconds in expected if seconds is not None]
+        every = [s for lengths in self._seconds.values() for times in lengths.values() for s in times]
+        return sum(known) + (len(expected) - len(known)) * sum(every) / len(every)
+
+    def _expected(self, cell: Cell) -> float | None:
+        lengths = self._seconds.get(_kind(cell))
+        if not lengths:
+            return None
+        nearest = min(lengths, key=lambda length: abs(length - cell.T))
+        mean = sum(lengths[nearest]) / len(lengths[nearest])
+        if cell.measure != "memory" or not nearest:
+            return mean  # a timing takes its budget, whatever T is
+        return mean * cell.T / nearest
+
+
+def _kind(cell: Cell) -> tuple[str, str]:
+    return cell.measure, cell.phase
+
+
+class progress_bar:
+    """A progress bar on stderr with the time left; without a terminal, a line for each measured cell.
+
+    A context manager that gives the Listener. At its end it says what was kept, and what the engine itself cost.
+    """
+
+    def __init__(self, *, only_on_terminal: bool = False) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        self._console = Console(stderr=True, highlight=False)
+        self._silent = only_on_terminal and not self._console.is_terminal
+        columns = (
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}"),
+        )
+        self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task("", total=None, left="")
+        self._start = time.monotonic()
+        self._kept = self._measured = 0
+        self._work = 0.0
+
+    def __enter__(self) -> Listener:
+        self._bar.start()
+        return self._tell
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+        if self._silent:
+            return
+        if self._kept:
+            were = "cell was" if self._kept == 1 else "cells were"
+            self._console.print(f"{self._kept} {were} in the store already.")
+        if self._measured:
+            cells = "cell" if self._measured == 1 else "cells"
+            took = f"{time.monotonic() - self._start:.3g} s, {self._work:.3g} s of it in the measured code"
+            self._console.print(f"Measured {self._measured} {cells} in {took}.")
+
+    def _tell(self, step: Progress) -> None:
+        left = "" if step.left is None else f"left {_minutes(step.left)}"
+        self._bar.update(self._task, total=step.total, completed=step.done, description=step.cell.label, left=left)
+        if not step.status:
+            return
+        self._kept += step.kept
+        self._measured += not step.kept
+        self._work += step.work
+        failed = step.status not in ("ok", "unsupported")
+        if not step.kept and not self._silent and (failed or not self._console.is_terminal):
+            counter = f"[{step.done}/{step.total}]"
+            told = f"{counter} {step.cell.measure} {step.cell.label}: {step.status} {step.reason}".rstrip()
+            self._console.print(told, soft_wrap=True, markup=False)
+
+
+def _minutes(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
