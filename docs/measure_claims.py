@@ -1,4 +1,4 @@
-"""Measures what docs/claims.yaml speaks of, on one thread, and stores the rows as docs/results/cpu-2-cores/quality.json.
+"""Measures what docs/claims.yaml speaks of on one thread, and stores the rows in docs/results/cpu-2-cores/quality.json.
 
 OMP_NUM_THREADS=1 python docs/measure_claims.py [STORE]
 
