@@ -157,3 +157,28 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture
 def wait() -> Callable[..., Any]:
     return wait_for
+
+
+@pytest.fixture
+def make_session(tmp_path: Path) -> Callable[..., Any]:
+    """make_session(task, spec="vanilla", **settings): a session on a task's smoke preset, with hosts of its own."""
+
+    def make(task: str, spec: str = "vanilla", **settings: Any) -> Any:
+        import torch
+
+        from longatlas.combination import parse_spec
+        from longatlas.tasks.session import Session
+
+        return Session(
+            combination=parse_spec(spec),
+            impl="torch",
+            device="cpu",
+            dtype=torch.float32,
+            seed=0,
+            settings={**load_catalog().task(task).presets["smoke"], **settings},
+            corpus="",
+            cache=str(tmp_path / "hosts"),
+            task=task,
+        )
+
+    return make

@@ -8,6 +8,7 @@ import streamlit as st
 from longatlas import catalog
 from longatlas.combination import Combination, parse_spec
 from longatlas.harness import analysis
+from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
 from longatlas_dashboard import charts, marks, plots, settings, ui
 
 COSTS = {
@@ -18,7 +19,6 @@ COSTS = {
     "state": plots.BY_KEY["state"],
 }
 BASELINE = "vanilla"
-TASKS = {"language_model": "Bits per byte by position", "mqar": "MQAR", "passkey": "Passkey"}
 AXES = {
     "bits_per_byte": "bits per byte, lower is better",
     "accuracy": "accuracy, higher is better",
@@ -110,14 +110,16 @@ def _quality(rows: pd.DataFrame) -> pd.DataFrame:
     """Draw each task; returns the rows of the chosen settings."""
     shown = []
     for task, part in rows.groupby("phase", sort=False):
-        st.markdown(f"**{ui.plain(TASKS.get(task, task))}**")
+        known = catalog.load_catalog().tasks.get(task)
+        st.markdown(f"**{ui.plain(known.title if known else task)}**")
         setting = ui.setting_choice(part, label="Measured on", key=f"on_{task}")
         chosen = analysis.under(part, setting)
         shown.append(chosen)
         st.caption(ui.plain(ui.setting_text(setting)))
         by_depth = analysis.depths(chosen)
-        for metric in dict.fromkeys(chosen.loc[chosen["metric"] != "", "metric"]):
-            if metric not in set(by_depth["metric"]):
+        told_elsewhere = {"", CHANCE, *ABOUT_TRAINING, *by_depth["metric"]}
+        for metric in dict.fromkeys(chosen["metric"]):
+            if metric not in told_elsewhere:
                 _metric(chosen, task, metric)
         _depths(by_depth, task)
         failed = len(analysis.failures(chosen))
@@ -139,7 +141,7 @@ def _metric(rows: pd.DataFrame, task: str, metric: str) -> None:
         theme=ui.theme(),
         order=ui.methods_order(),
         length_title="upper end of the position bucket, tokens" if task == "language_model" else "T, tokens",
-        share=metric == "accuracy",
+        share=metric.startswith("accuracy"),
     )
     names = ", ".join(dict.fromkeys(values["method"]))
     about = f"{axis} against T in the task {task}: {names}. The numbers are in the tab Table."

@@ -61,11 +61,16 @@ torch included; on a GPU `allocated_peak_bytes` is what the allocator had handed
 """,
     "Quality": """
 Every method is trained in the same small decoder, on the same batches, with the same budget of steps, for each of a
-preset's learning rates and seeds. The value is the mean over the seeds at the best learning rate, `low` and `high`
-their spread; `steps_to_95` is when a held-out batch first came to 95%. `bits_per_byte` is that of a byte-level language
-model on held-out text, by position bucket: the T of a row is the upper end of its bucket, in multiples of the training
-length. Lower is better. Methods that need no training (`retrofit`) are put into the decoder that was trained without
-them. The other tasks report accuracy between 0 and 1, beside what chance gives.
+preset's learning rates and seeds. The rate with the best mean is reported (`best_lr`): the value is the mean over its
+seeds, `low` and `high` are the least and the greatest of them; with a single seed they are the 95% interval of the
+evaluation. `steps_to_95` counts the steps until unseen sequences were first answered with 95% accuracy; it is missing
+where that never happened. `diverged` counts trainings whose loss became no number. Some presets stop a training once
+unseen sequences are answered with 99.5%: `steps` says how many were done.
+
+`bits_per_byte` is that of a byte-level language model on held-out text, by position bucket: the T of a row is the upper
+end of its bucket, in multiples of the training length. Lower is better. Methods that need no training (`retrofit`) are
+put into the decoder that was trained without them. The other tasks report `accuracy` between 0 and 1, and as `chance`
+what guessing gives.
 """,
     "What is never done": """
 No time is reported for an implementation whose check against its reference failed: its row says

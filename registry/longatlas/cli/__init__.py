@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "longatlas.cli.measure:run",
     "results": "longatlas.cli.results:results",
     "jobs": "longatlas.cli.measure:jobs",
+    "published": "longatlas.cli.published:published",
     "demo": "longatlas.cli.demo:demo",
     "dashboard": "longatlas.cli.dashboard:dashboard",
 }

@@ -93,6 +93,11 @@ class Stack(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02)
 
     def forward(self, tokens: Tensor, state: DecoderState | None) -> tuple[Tensor, DecoderState]:
+        x, state = self.hidden(tokens, state)
+        return self.head(x), state
+
+    def hidden(self, tokens: Tensor, state: DecoderState | None) -> tuple[Tensor, DecoderState]:
+        """What the head reads, [B, T, d_model], and the state."""
         start = state.position if state else 0
         x = self.embedding(tokens)
         if self.position_embed is not None:
@@ -101,7 +106,7 @@ class Stack(nn.Module):
         for i, block in enumerate(self.blocks):
             x, kept = block(x, state.layers[i] if state else None)
             layers.append(kept)
-        return self.head(self.norm(x)), DecoderState(start + tokens.shape[1], tuple(layers))
+        return self.norm(x), DecoderState(start + tokens.shape[1], tuple(layers))
 
 
 class _Builders:
@@ -174,6 +179,20 @@ class Decoder(nn.Module):
         merged = self.context.merge(states) if self.context.merge and states else None
         logits, state = self.core(prompt.tail, merged)
         return logits[:, -1:], state
+
+    def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+        """Logits [n, V] at the n places of tokens [B, T] where bool chosen [B, T] is true.
+
+        A Stack projects those places alone onto the vocabulary. A `context` is passed by: the places are read in
+        one call.
+        """
+        if isinstance(self.core, Stack):
+            x, _ = self.core.hidden(tokens, None)
+            logits: Tensor = self.core.head(x[chosen])
+            return logits
+        every, _ = self.core(tokens, None)
+        logits = every[chosen]
+        return logits
 
     def loss(self, tokens: Tensor) -> Tensor:
         """The objective's training loss on tokens [B, T]; a scalar."""

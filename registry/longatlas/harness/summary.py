@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import pandas as pd
 
+from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
+
 BASELINE = "vanilla"
 SETTING = ("device", "dtype", "threads", "seed", "machine")
 
@@ -47,11 +49,27 @@ def _memory(frame: pd.DataFrame) -> Iterator[Table]:
 
 def _quality(frame: pd.DataFrame) -> Iterator[Table]:
     quality = frame[(frame["measure"] == "quality") & ~frame["metric"].str.contains("_depth_")]
-    titles = {"bits_per_byte": "bits per byte by position (± 95%)", "accuracy": "accuracy (± 95%)"}
+    spread = "± 95%, or half the spread over seeds"
+    titles = {"bits_per_byte": f"bits per byte by position ({spread})", "accuracy": f"accuracy ({spread})"}
     for phase in quality["phase"].unique():
         rows = quality[quality["phase"] == phase]
+        chance = rows.loc[rows["metric"] == CHANCE, "value"].unique()
         for metric in filter(None, rows["metric"].unique()):
-            yield from _by_length(rows[rows["metric"] == metric], f"{phase}: {titles.get(metric, metric)}", _share)
+            if metric in (*ABOUT_TRAINING, CHANCE):
+                continue
+            guessing = f"; chance {chance[0]:.2g}" if metric == "accuracy" and len(chance) == 1 else ""
+            title = f"{phase}: {titles.get(metric, metric)}{guessing}"
+            yield from _by_length(rows[rows["metric"] == metric], title, _share)
+        yield _training(rows, f"{phase}: training")
+
+
+def _training(rows: pd.DataFrame, title: str) -> Table:
+    """How the reported decoders were trained; a dash where accuracy never reached 95%."""
+    told = rows[rows["metric"].isin(ABOUT_TRAINING)]
+    values = {(row.method, row.metric): f"{row.value:.4g}" for row in told.itertuples()}
+    methods = dict.fromkeys(told["method"])
+    lines = [[method, *(values.get((method, metric), "–") for metric in ABOUT_TRAINING)] for method in methods]
+    return Table(title, ["method", *(metric.replace("_", " ") for metric in ABOUT_TRAINING)], lines)
 
 
 def _failures(frame: pd.DataFrame) -> Iterator[Table]:

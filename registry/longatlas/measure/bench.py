@@ -9,15 +9,13 @@ from typing import Any
 
 import torch
 
-from longatlas.catalog import load_catalog
-from longatlas.combination import parse_spec
 from longatlas.errors import LongAtlasError, UnsupportedError
 from longatlas.measure import gate, levels
 from longatlas.measure.memory import memory_rows
 from longatlas.measure.policies import POLICIES
 from longatlas.measure.rows import Answer, Row, checked, failure, is_out_of_memory
 from longatlas.measure.speed import Timing
-from longatlas.tasks.session import Session
+from longatlas.tasks.session import open_session
 
 
 def answered(method: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -103,19 +101,6 @@ def _memory(cell: dict[str, Any]) -> list[Row]:
 
 
 def _quality(cell: dict[str, Any], cache: str) -> list[Row]:
-    task = load_catalog().task(cell["phase"])
-    preset = cell["case"]["preset"]
-    if preset not in task.presets:
-        raise UnsupportedError(f"task '{task.name}' has no preset '{preset}'; it has: {', '.join(task.presets)}")
-    session = Session(
-        combination=parse_spec(cell["method"]),
-        impl=cell["impl"],
-        device=cell["device"],
-        dtype=getattr(torch, cell["dtype"]),
-        seed=cell["seed"],
-        settings={**task.presets[preset]},
-        corpus=cell["case"].get("corpus", ""),
-        cache=cache,
-    )
+    task, session = open_session(cell, cache)
     rows: list[Row] = task.run(session)
     return rows

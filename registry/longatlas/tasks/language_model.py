@@ -1,11 +1,10 @@
-"""Byte-level language model: bits per byte by position bucket, at 1x to 8x the training length."""
+"""Byte-level language model: bits per byte by position bucket, at 1x to many times the training length."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,36 +13,37 @@ from torch.nn import functional
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.errors import LongAtlasError
-from longatlas.tasks.session import Batches, Session
+from longatlas.tasks.session import Batches, Recipe, Session, text_digest
+from longatlas.tasks.sweep import Row
 
-REACH = 8  # the longest evaluation, in training lengths
 SCORED = 64  # tokens scored at the end of each bucket when a method answers prompts only
 
 
-def run(session: Session) -> list[dict[str, Any]]:
+def run(session: Session) -> list[Row]:
     """Train on the corpus, then score held-out text by position."""
-    settings = session.settings
-    length = int(settings["length"])
-    text = session.text()
-    tokens = held_out(text.held_out, int(settings["sequences"]), REACH * length + 1).to(session.device)
-    train = torch.frombuffer(bytearray(text.train), dtype=torch.uint8)
+    settings, text = session.settings, session.text()
+    length, reach = int(settings["length"]), int(settings["reach"])
+    tokens = held_out(text.held_out, int(settings["sequences"]), reach * length + 1).to(session.device)
     config = DecoderConfig(
         d_model=settings["d_model"],
         n_layers=settings["layers"],
         n_heads=settings["heads"],
+        ffn_hidden=settings.get("ffn"),
+        short_conv=settings["conv"],
         train_length=length,
     )
-    digest = hashlib.sha256(text.train).hexdigest()
-    decoder = session.decoder(
-        config, lambda: _batches(train, session, length), lr=settings.get("lr", 4e-3), content=digest
+    train = torch.frombuffer(bytearray(text.train), dtype=torch.uint8)
+    recipe = Recipe(config, partial(_batches, session, train), f"bytes {text_digest(text.train)}")
+    return session.sweep(
+        recipe, lambda decoder, seed: bits_by_position(decoder, tokens, length, reach), lower_is_better=True
     )
-    return bits_by_position(decoder, tokens, length)
 
 
-def _batches(text: Tensor, session: Session, length: int) -> Batches:
-    generator = torch.Generator().manual_seed(session.seed)
+def _batches(session: Session, text: Tensor, seed: int) -> Batches:
+    generator = torch.Generator().manual_seed(seed)
+    length, batch = int(session.settings["length"]), int(session.settings["batch"])
     while True:
-        starts = torch.randint(len(text) - length - 1, (int(session.settings["batch"]),), generator=generator)
+        starts = torch.randint(len(text) - length - 1, (batch,), generator=generator)
         rows = torch.stack([text[s : s + length + 1] for s in starts.tolist()])
         yield rows.long().to(session.device), None
 
@@ -59,20 +59,21 @@ def held_out(text: bytes, sequences: int, length: int) -> Tensor:
     return torch.stack([data[s : s + length] for s in starts])
 
 
-def buckets(length: int) -> Iterator[tuple[int, int]]:
-    """Position ranges (0, L], (L, 2L], (2L, 4L], (4L, 8L]."""
+def buckets(length: int, reach: int) -> Iterator[tuple[int, int]]:
+    """Position ranges (0, L], (L, 2L], (2L, 4L] ... up to reach times L."""
     start, end = 0, length
-    while end <= REACH * length:
+    while end <= reach * length:
         yield start, end
         start, end = end, 2 * end
 
 
 @torch.no_grad()
-def bits_by_position(decoder: Decoder, tokens: Tensor, length: int) -> list[dict[str, Any]]:
-    """Mean bits per byte in each bucket, with the 95% interval over sequences; tokens [n, REACH * L + 1]."""
+def bits_by_position(decoder: Decoder, tokens: Tensor, length: int, reach: int) -> list[Row]:
+    """Mean bits per byte in each bucket, with the 95% interval over sequences; tokens [n, reach * L + 1]."""
     rows = []
     score = _score_prompts if decoder.context is not None else _score_whole
-    for (_, end), losses in zip(buckets(length), score(decoder, tokens, length), strict=True):
+    ranges = list(buckets(length, reach))
+    for (_, end), losses in zip(ranges, score(decoder, tokens, ranges), strict=True):
         bits = losses / math.log(2)  # [n]
         half = 1.96 * float(bits.std()) / math.sqrt(len(bits)) if len(bits) > 1 else 0.0
         mean = float(bits.mean())
@@ -90,16 +91,16 @@ def bits_by_position(decoder: Decoder, tokens: Tensor, length: int) -> list[dict
     return rows
 
 
-def _score_whole(decoder: Decoder, tokens: Tensor, length: int) -> Iterator[Tensor]:
+def _score_whole(decoder: Decoder, tokens: Tensor, ranges: list[tuple[int, int]]) -> Iterator[Tensor]:
     """Mean loss [n] of each bucket, from one call per sequence."""
-    losses = torch.cat([_losses(decoder(row[None, :-1])[0], row[None, 1:]) for row in tokens])  # [n, 8L]
-    for start, end in buckets(length):
+    losses = torch.cat([_losses(decoder(row[None, :-1])[0], row[None, 1:]) for row in tokens])  # [n, reach * L]
+    for start, end in ranges:
         yield losses[:, start:end].mean(1)
 
 
-def _score_prompts(decoder: Decoder, tokens: Tensor, length: int) -> Iterator[Tensor]:
+def _score_prompts(decoder: Decoder, tokens: Tensor, ranges: list[tuple[int, int]]) -> Iterator[Tensor]:
     """The same for a method that answers prompts: the last tokens of each bucket, given all before them."""
-    for _, end in buckets(length):
+    for _, end in ranges:
         scored = min(SCORED, end // 2)
         _, state = decoder(tokens[:, : end - scored])
         logits, _ = decoder(tokens[:, end - scored : end], state)

@@ -2,78 +2,77 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from longatlas.decoder.config import DecoderConfig
 from longatlas.errors import UnsupportedError
-from longatlas.tasks.session import Batches, Session
+from longatlas.tasks import scores
+from longatlas.tasks.labelled import batches, host, unseen
+from longatlas.tasks.session import Recipe, Session
+from longatlas.tasks.sweep import Row
+from longatlas.tasks.training import NO_LABEL
 
 EXPONENT = 0.01  # of the power law that the gaps between a pair and its query follow, as in the paper
-TESTED = 256  # sequences in the evaluation
 
 
-def run(session: Session) -> list[dict[str, Any]]:
-    """Train two mixers without a feed-forward part, then report the share of queries answered right."""
-    settings = session.settings
+def run(session: Session) -> list[Row]:
+    """Train on all numbers of pairs in turn; the share of queries answered right, together and by number of pairs."""
     if session.combination.fills("context"):
         raise UnsupportedError("recall is scored at every query; a context method answers the last token only")
-    config = DecoderConfig(
-        vocab_size=settings["vocab"],
-        d_model=settings["d_model"],
-        n_layers=2,
-        n_heads=2,
-        ffn_hidden=0,
-        short_conv=settings["conv"],
-        train_length=settings["length"],
+    settings, sizes = session.settings, cases(session)
+    draws = [partial(_draw, session, length, pairs, settings["batch"]) for length, pairs in sizes]
+    recipe = Recipe(
+        host(settings, settings["vocab"], max(settings["lengths"])),
+        lambda seed: batches(draws, seed, session.device),
+        "mqar",
     )
-    decoder = session.decoder(config, lambda: _batches(session), lr=settings["lr"])
-    generator = torch.Generator().manual_seed(session.seed + 1_000_003)
-    tokens, labels = (x.to(session.device) for x in draw(settings, TESTED, generator))
-    with torch.no_grad():
-        right = decoder(tokens)[0].argmax(-1) == labels
-    asked = labels >= 0
-    accuracy = float(right[asked].float().mean())
-    n = int(asked.sum())
-    half = 1.96 * math.sqrt(max(accuracy * (1 - accuracy), 1 / n) / n)
-    low, high = max(0.0, accuracy - half), min(1.0, accuracy + half)
-    return [
-        {
-            "metric": "accuracy",
-            "unit": "share",
-            "T": settings["length"],
-            "value": accuracy,
-            "low": low,
-            "high": high,
-            "n": n,
-        }
-    ]
+    return session.sweep(recipe, partial(_score, session))
 
 
-def _batches(session: Session) -> Batches:
-    generator = torch.Generator().manual_seed(session.seed)
-    while True:
-        tokens, labels = draw(session.settings, session.settings["batch"], generator)
-        yield tokens.to(session.device), labels.to(session.device)
+def cases(session: Session) -> list[tuple[int, int]]:
+    """The lengths with their numbers of pairs."""
+    return list(zip(session.settings["lengths"], session.settings["pairs"], strict=True))
 
 
-def draw(settings: Any, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _draw(session: Session, length: int, pairs: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    return draw(session.settings["vocab"], length, pairs, batch, generator)
+
+
+def _score(session: Session, learner: object, seed: int) -> list[Row]:
+    rows, trials, vocab = [], int(session.settings["trials"]), session.settings["vocab"]
+    for length, pairs in cases(session):
+        tokens, labels = draw(vocab, length, pairs, trials, unseen(seed, length))
+        found = scores.right(learner, tokens.to(session.device), labels.to(session.device))
+        rows.append((f"accuracy_pairs_{pairs}", length, int(found.sum()), len(found)))
+    longest = max(session.settings["lengths"])
+    whole = scores.share("accuracy", longest, sum(row[2] for row in rows), sum(row[3] for row in rows))
+    return [whole, *(scores.share(*row) for row in rows), scores.chance(longest, vocab - vocab // 2)]
+
+
+def draw(vocab: int, length: int, pairs: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Tokens and labels [batch, length]: pairs first, then each key once more among noise.
 
     Keys are tokens 1 ... V/2-1, values V/2 ... V-1; the label at a repeated key is its value, elsewhere -100.
     """
-    vocab, length, pairs = settings["vocab"], settings["length"], settings["pairs"]
     half = vocab // 2
-    keys = 1 + torch.rand(batch, half - 1, generator=generator).argsort(1)[:, :pairs]
+    keys = distinct(half - 1, pairs, batch, generator) + 1
     values = half + torch.randint(half, (batch, pairs), generator=generator)
     tokens = torch.randint(vocab, (batch, length), generator=generator)
     tokens[:, 0 : 2 * pairs : 2], tokens[:, 1 : 2 * pairs : 2] = keys, values
-    slots = (length - 2 * pairs) // 2
+    return ask(tokens, 2 * pairs, keys, values, generator)
+
+
+def distinct(choices: int, n: int, batch: int, generator: torch.Generator) -> Tensor:
+    """n different numbers below `choices` in each row, [batch, n]."""
+    return torch.rand(batch, choices, generator=generator).argsort(1)[:, :n]
+
+
+def ask(tokens: Tensor, start: int, keys: Tensor, values: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Put each key [B, n] once into tokens [B, T] from `start` on, labelled with its value; most come soon."""
+    slots = (tokens.shape[1] - start) // 2
     weights = torch.arange(1, slots + 1, dtype=torch.float64) ** (EXPONENT - 1)
-    gaps = torch.multinomial(weights.expand(batch, -1), pairs, generator=generator)
-    places = 2 * pairs + 2 * gaps
-    labels = torch.full((batch, length), -100)
-    return tokens.scatter(1, places, keys), labels.scatter(1, places, values)
+    gaps = torch.multinomial(weights.expand(len(tokens), -1), keys.shape[1], generator=generator)
+    labels = torch.full_like(tokens, NO_LABEL)
+    return tokens.scatter(1, start + 2 * gaps, keys), labels.scatter(1, start + 2 * gaps, values)

@@ -1,29 +1,39 @@
-"""What a task works with: builds decoders, trains hosts, and keeps trained hosts by content."""
+"""What a task works with: trains hosts, keeps them by content, and puts the measured method into them."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import nn
 
-from longatlas.combination import Combination
+from longatlas.cards import Task
+from longatlas.catalog import load_catalog
+from longatlas.combination import Combination, parse_spec
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.errors import UnsupportedError
-from longatlas.harness.cells import environment_digest
+from longatlas.harness.cells import environment, environment_digest
 from longatlas.harness.sources import source_digest
+from longatlas.tasks import hosts
 from longatlas.tasks.corpus import Corpus, load_corpus
+from longatlas.tasks.sweep import Row, Trial, sweep
+from longatlas.tasks.training import Batches, Recipe, Record, train
 
-Batches = Iterator[tuple[Tensor, Tensor | None]]
+__all__ = ["Batches", "Recipe", "Session", "open_session"]
+
+# Settings that say which trainings are done, or how a trained decoder is tested, but not what it is trained on.
+NOT_TRAINED_BY = frozenset(("lr", "lrs", "seeds", "trials", "test_lengths", "sequences", "reach"))
+
+
+class Trained(NamedTuple):
+    """A learner ready to be evaluated, and how its host was trained."""
+
+    learner: Any
+    record: Record
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,7 @@ class Session:
     settings  the preset's values
     corpus    path of the text, "" = the standard library's source
     cache     folder where trained hosts are kept
+    task      the task's name
     """
 
     combination: Combination
@@ -43,85 +54,123 @@ class Session:
     settings: Mapping[str, Any]
     corpus: str
     cache: str
+    task: str = ""
 
     def text(self) -> Corpus:
         return load_corpus(self.corpus)
 
+    def sweep(
+        self, recipe: Recipe, score: Callable[[Any, int], list[Row]], *, lower_is_better: bool = False
+    ) -> list[Row]:
+        """Train with every learning rate of `settings["lrs"]` and `settings["seeds"]` seeds; the best rate's rows.
+
+        score  score(learner, seed) -> rows; the first is what rates are chosen by
+
+        See longatlas.tasks.sweep for what the rows say. Raises UnsupportedError when every training diverges.
+        """
+
+        def trial(lr: float, seed: int) -> Trial:
+            learner, record = self.trained(recipe, lr, seed)
+            return Trial(record, score(learner, seed))
+
+        return sweep(self.settings["lrs"], self.seeds, trial, lower_is_better=lower_is_better)
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of weights and data, the same for every method."""
+        return range(self.seed, self.seed + int(self.settings.get("seeds", 1)))
+
     def decoder(
         self, config: DecoderConfig, batches: Callable[[], Batches], *, lr: float, content: str = ""
     ) -> Decoder:
-        """The method in a trained decoder, ready to be evaluated.
+        """The method in one trained decoder, ready to be evaluated, without a sweep.
 
-        The host (the method without its retrofit parts) is trained on `batches`: pairs of tokens [B, T] and labels
-        [B, T] (-100 = no label; None = the objective's own loss). Methods with the same host share it. `content`
-        names what the batches are made of, beside the settings and the seed.
+        batches  makes pairs of tokens [B, T] and labels [B, T] (-100 = no label; None = the objective's own loss)
+        content  names what the batches are made of, beside the settings and the seed; "" = the task's name
 
         Raises UnsupportedError when training diverges.
         """
-        host = self.combination.host
-        path = self._host_path(host, config, lr, content)
-        torch.manual_seed(self.seed)
-        decoder = Decoder(config, self.combination, impl=self.impl).to(self.device)
-        if path.exists():
-            weights = torch.load(path, map_location=self.device, weights_only=True)
-        else:
-            torch.manual_seed(self.seed)
-            trained = decoder if host is self.combination else Decoder(config, host).to(self.device)
-            self._train(trained, batches(), lr)
-            weights = trained.state_dict()
-            _save(weights, path)
-        decoder.load_state_dict(weights)
-        return decoder.to(self.dtype).eval()
+        made = Recipe(config, lambda seed: batches(), content)
+        decoder: Decoder = self.trained(made, lr, self.seed).learner
+        return decoder
 
-    def _host_path(self, host: Combination, config: DecoderConfig, lr: float, content: str) -> Path:
-        facts = {
-            "host": host.spec,
+    def trained(self, recipe: Recipe, lr: float, seed: int) -> Trained:
+        """The method in a host trained with one learning rate and seed.
+
+        The host is the method without its retrofit parts; methods with the same host share it.
+        Raises DivergedError when training diverges.
+        """
+        facts = self._facts(recipe, lr, seed)
+        path = hosts.path_of(self.cache, self.combination.host.name, facts)
+        learner = self.build(recipe, self.combination, seed)
+        kept = hosts.read(path)
+        if kept is None:
+            host = self.build(recipe, self.combination.host, seed) if self._is_retrofit else learner
+            record = train(host, recipe, lr, seed, self.settings)
+            weights = dict(host.state_dict())
+            hosts.write(path, weights, {**facts, **asdict(record), "versions": environment()})
+        else:
+            weights, known = kept
+            record = Record(known["steps"], known["seconds"], known["steps_to_95"])
+        learner.load_state_dict(weights)
+        return Trained(learner.to(self.dtype).eval(), record)
+
+    def build(self, recipe: Recipe, combination: Combination, seed: int) -> nn.Module:
+        """An untrained learner; the seed gives its weights."""
+        torch.manual_seed(seed)
+        impl = "auto" if combination is not self.combination else self.impl
+        return recipe.wrap(Decoder(recipe.config, combination, impl=impl)).to(self.device)
+
+    def has_host(self, recipe: Recipe, lr: float, seed: int) -> bool:
+        """Whether the host of a training is in the cache and whole."""
+        facts = self._facts(recipe, lr, seed)
+        return hosts.read(hosts.path_of(self.cache, self.combination.host.name, facts)) is not None
+
+    @property
+    def _is_retrofit(self) -> bool:
+        return self.combination.host is not self.combination
+
+    def _facts(self, recipe: Recipe, lr: float, seed: int) -> dict[str, Any]:
+        """Everything that the weights of a host depend on."""
+        host = self.combination.host
+        return {
+            "method": host.spec,
             "options": host.options,
-            "impl": host.resolve_impl("auto", self.device) if host is not self.combination else self.impl,
-            "config": asdict(config),
-            "settings": dict(self.settings),
+            "impl": host.resolve_impl("auto", self.device) if self._is_retrofit else self.impl,
+            "device": self.device,
+            "config": asdict(recipe.config),
+            "content": recipe.content or self.task,
+            "settings": {k: v for k, v in self.settings.items() if k not in NOT_TRAINED_BY},
             "lr": lr,
-            "seed": self.seed,
-            "content": content,
+            "seed": seed,
             "source": source_digest(host),
             "environment": environment_digest(),
         }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
-        return Path(self.cache) / f"{host.name}-{digest}.pt"
-
-    def _train(self, decoder: Decoder, batches: Batches, lr: float) -> None:
-        steps = int(self.settings["steps"])
-        optimiser = torch.optim.AdamW(decoder.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _learning_rate(step, steps))
-        for _ in range(steps):
-            tokens, labels = next(batches)
-            optimiser.zero_grad(set_to_none=True)
-            loss = decoder.loss(tokens) if labels is None else labelled_loss(decoder, tokens, labels)
-            if not math.isfinite(loss.item()):
-                raise UnsupportedError(f"training diverged: the loss became {loss.item()}")
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
 
 
-def labelled_loss(decoder: Decoder, tokens: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy where there is a label (not -100); tokens and labels [B, T]."""
-    logits, _ = decoder(tokens)
-    chosen = labels >= 0
-    return functional.cross_entropy(logits[chosen].float(), labels[chosen])
+def open_session(cell: Mapping[str, Any], cache: str) -> tuple[Task, Session]:
+    """The task of a quality cell (a mapping of its fields) and a session for it.
+
+    Raises UnsupportedError when the task has no such preset.
+    """
+    task = load_catalog().task(cell["phase"])
+    preset = cell["case"]["preset"]
+    if preset not in task.presets:
+        raise UnsupportedError(f"task '{task.name}' has no preset '{preset}'; it has: {', '.join(task.presets)}")
+    session = Session(
+        combination=parse_spec(cell["method"]),
+        impl=cell["impl"],
+        device=cell["device"],
+        dtype=getattr(torch, cell["dtype"]),
+        seed=cell["seed"],
+        settings={**task.presets[preset]},
+        corpus=cell["case"].get("corpus", ""),
+        cache=cache,
+        task=task.name,
+    )
+    return task, session
 
 
-def _learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up over a tenth, then a cosine to a tenth."""
-    warm = max(1, steps // 10)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _save(weights: Mapping[str, Tensor], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    torch.save(dict(weights), partial)
-    partial.replace(path)
+def text_digest(text: bytes) -> str:
+    """Content hash of a text, for a recipe's `content`."""
+    return hashlib.sha256(text).hexdigest()

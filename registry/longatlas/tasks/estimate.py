@@ -1,0 +1,67 @@
+"""What a quality cell would take, found out by a few of its own training steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from longatlas.decoder.config import DecoderConfig
+from longatlas.decoder.decoder import Decoder
+from longatlas.tasks.session import Session, open_session
+from longatlas.tasks.sweep import Row
+from longatlas.tasks.training import Batches, Recipe, Trainer
+
+TIMED_STEPS = 3
+
+
+def seconds(cell: Mapping[str, Any], cache: str) -> float:
+    """Seconds that the trainings of a quality cell would take here, at most.
+
+    cell   a mapping of the cell's fields
+    cache  folder of trained hosts; those that are there cost nothing
+
+    A few steps at the preset's shape are timed and multiplied by steps, learning rates and seeds. An early stop makes
+    it less; testing what was trained is not counted. Raises UnsupportedError where the task cannot be run at all.
+    """
+    task, session = open_session(cell, cache)
+    estimator = _Estimator(**{f.name: getattr(session, f.name) for f in fields(Session)})
+    task.run(estimator)
+    return sum(estimator.foreseen)
+
+
+@dataclass(frozen=True)
+class _Estimator(Session):
+    """A session that times a few steps where the other one trains; `foreseen` collects the seconds."""
+
+    foreseen: list[float] = field(default_factory=list)
+
+    def sweep(
+        self, recipe: Recipe, score: Callable[[Any, int], list[Row]], *, lower_is_better: bool = False
+    ) -> list[Row]:
+        self._foresee(recipe, [(lr, seed) for lr in self.settings["lrs"] for seed in self.seeds])
+        return []
+
+    def decoder(
+        self, config: DecoderConfig, batches: Callable[[], Batches], *, lr: float, content: str = ""
+    ) -> Decoder:
+        recipe = Recipe(config, lambda seed: batches(), content)
+        self._foresee(recipe, [(lr, self.seed)])
+        decoder = self.build(recipe, self.combination, self.seed)
+        assert isinstance(decoder, Decoder)
+        return decoder.to(self.dtype).eval()
+
+    def _foresee(self, recipe: Recipe, trainings: list[tuple[float, int]]) -> None:
+        missing = [training for training in trainings if not self.has_host(recipe, *training)]
+        if missing:
+            steps = int(self.settings["steps"]) * len(missing)
+            self.foreseen.append(self._step_seconds(recipe, *missing[0]) * steps)
+
+    def _step_seconds(self, recipe: Recipe, lr: float, seed: int) -> float:
+        trainer = Trainer(self.build(recipe, self.combination.host, seed), recipe.batches(seed), lr, self.settings)
+        trainer.step()
+        start = time.perf_counter()
+        for _ in range(TIMED_STEPS):
+            trainer.step()
+        return (time.perf_counter() - start) / TIMED_STEPS

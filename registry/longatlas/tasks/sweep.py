@@ -1,0 +1,92 @@
+"""Learning rates times seeds: every pair gets the same budget, the best rate is reported with its spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from longatlas.errors import UnsupportedError
+from longatlas.tasks.training import DivergedError, Record
+
+Row = dict[str, Any]
+
+
+class Trial(NamedTuple):
+    """One training: how it went, and what its decoder scored; the first row is the one that rates are chosen by."""
+
+    record: Record
+    rows: list[Row]
+
+
+def sweep(
+    lrs: Sequence[float], seeds: Sequence[int], trial: Callable[[float, int], Trial], *, lower_is_better: bool
+) -> list[Row]:
+    """Try every learning rate with every seed and report the best rate.
+
+    The best rate is the one with the fewest diverged seeds, and among those with the best mean of the first row.
+    Values are means over its seeds. With several seeds low and high are the least and the greatest of them, n is
+    their number and samples are their values; with one seed a row keeps the interval of its own evaluation.
+
+    After the task's rows stand best_lr, steps (done, at most the budget), steps_to_95 (only if all seeds got there),
+    train_seconds (mean of a training) and diverged (trainings that diverged, of all rates).
+    Raises UnsupportedError when every training diverged.
+    """
+    tried: dict[float, list[Trial]] = {lr: [] for lr in lrs}
+    for lr in lrs:
+        for seed in seeds:
+            try:
+                tried[lr].append(trial(lr, seed))
+            except DivergedError:
+                continue
+    diverged = len(lrs) * len(seeds) - sum(map(len, tried.values()))
+    if not any(tried.values()):
+        rates = ", ".join(f"{lr:g}" for lr in lrs)
+        raise UnsupportedError(f"training diverged with every seed at every learning rate ({rates})")
+    sign = -1 if lower_is_better else 1
+    best = max(lrs, key=lambda lr: (len(tried[lr]), sign * _headline(tried[lr])))
+    rows = [_over_seeds(list(same)) for same in zip(*(t.rows for t in tried[best]), strict=True)]
+    return rows + _protocol(best, [t.record for t in tried[best]], diverged, rows[0]["T"] if rows else 0)
+
+
+def _headline(trials: list[Trial]) -> float:
+    return fmean(t.rows[0]["value"] for t in trials) if trials else 0.0
+
+
+def _over_seeds(rows: list[Row]) -> Row:
+    """One row of the same metric from each seed, as one."""
+    if len(rows) == 1:
+        return rows[0]
+    values = [row["value"] for row in rows]
+    return rows[0] | {
+        "value": fmean(values),
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+        "samples": values,
+    }
+
+
+def _protocol(lr: float, records: list[Record], diverged: int, length: int) -> list[Row]:
+    """How the reported trainings went."""
+    facts: list[tuple[str, str, list[float]]] = [
+        ("best_lr", "", [lr]),
+        ("steps", "steps", [record.steps for record in records]),
+        ("train_seconds", "s", [record.seconds for record in records]),
+        ("diverged", "trainings", [diverged]),
+    ]
+    reached = [record.steps_to_95 for record in records if record.steps_to_95 is not None]
+    if len(reached) == len(records):
+        facts.insert(2, ("steps_to_95", "steps", [float(steps) for steps in reached]))
+    return [
+        {
+            "metric": metric,
+            "unit": unit,
+            "T": length,
+            "value": fmean(values),
+            "low": min(values),
+            "high": max(values),
+            "n": len(values),
+        }
+        for metric, unit, values in facts
+    ]

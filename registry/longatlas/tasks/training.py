@@ -1,0 +1,141 @@
+"""How a decoder is trained for a task: the same optimiser, schedule and budget of steps for every method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from longatlas.decoder.config import DecoderConfig
+from longatlas.decoder.decoder import Decoder
+from longatlas.errors import UnsupportedError
+
+Batches = Iterator[tuple[Tensor, Tensor | None]]
+
+NO_LABEL = -100
+HELD_OUT_SEED = 1_000_003  # added to a seed: data that training never draws
+PROBE_EVERY = 25  # steps between two looks at held-out batches
+PROBES = 2  # held-out batches in a look
+REACHED = 0.95
+
+
+class DivergedError(UnsupportedError):
+    """The loss stopped being a number."""
+
+
+class Learner(Protocol):
+    """What is trained: a decoder, or a module around one."""
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """The objective's own loss on tokens [B, T]."""
+
+    def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+        """Logits [n, V] at the n places of tokens [B, T] where bool chosen [B, T] is true."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a decoder is trained on.
+
+    config   its shape
+    batches  batches(seed) -> pairs of tokens [B, T] and labels [B, T]; a label stands where its answer is given,
+             -100 = no label; labels None = the objective's own loss
+    content  names what the batches are made of, beside the settings; tasks that draw alike share trained hosts
+    wrap     decoder -> the Learner that is trained; without it the decoder itself
+    """
+
+    config: DecoderConfig
+    batches: Callable[[int], Batches]
+    content: str
+    wrap: Callable[[Decoder], nn.Module] = lambda decoder: decoder
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a training went.
+
+    steps        steps done, fewer than the budget where it was stopped early
+    seconds      wall time
+    steps_to_95  steps until held-out batches were first answered with 95% accuracy, looked at every 25 steps;
+                 None = never, or nothing is labelled
+    """
+
+    steps: int
+    seconds: float
+    steps_to_95: int | None
+
+
+class Trainer:
+    """AdamW with a warm-up over a tenth of the steps, then a cosine to a tenth of the rate; gradients clipped at 1."""
+
+    def __init__(self, learner: Any, batches: Batches, lr: float, settings: Mapping[str, Any]) -> None:
+        self.learner, self.batches = learner, batches
+        self.parameters = list(learner.parameters())
+        steps, decay = int(settings["steps"]), float(settings.get("weight_decay", 0.01))
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=decay, betas=(0.9, 0.98))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: _learning_rate(step, steps))
+
+    def step(self) -> None:
+        """One batch. Raises DivergedError when its loss is no number."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = batch_loss(self.learner, *next(self.batches))
+        if not math.isfinite(loss.item()):
+            raise DivergedError(f"training diverged: the loss became {loss.item()}")
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        self.schedule.step()
+
+
+def train(learner: Any, recipe: Recipe, lr: float, seed: int, settings: Mapping[str, Any]) -> Record:
+    """Train for `settings["steps"]` steps, or until held-out accuracy reaches `settings["stop"]` where there is one.
+
+    Raises DivergedError.
+    """
+    steps, stop = int(settings["steps"]), float(settings.get("stop", math.inf))
+    trainer = Trainer(learner, recipe.batches(seed), lr, settings)
+    probes = [batch for batch, _ in zip(recipe.batches(seed + HELD_OUT_SEED), range(PROBES), strict=False)]
+    start, reached = time.perf_counter(), None
+    for done in range(1, steps + 1):
+        trainer.step()
+        if done % PROBE_EVERY and done < steps:
+            continue
+        accuracy = _accuracy(learner, probes)
+        if reached is None and accuracy >= REACHED:
+            reached = done
+        if accuracy >= stop:
+            break
+    return Record(done, time.perf_counter() - start, reached)
+
+
+def batch_loss(learner: Learner, tokens: Tensor, labels: Tensor | None) -> Tensor:
+    """Mean cross-entropy in nats where there is a label, or the objective's loss; tokens and labels [B, T]."""
+    if labels is None:
+        return learner.loss(tokens)
+    chosen = labels != NO_LABEL
+    return functional.cross_entropy(learner.logits_at(tokens, chosen).float(), labels[chosen])
+
+
+@torch.no_grad()
+def _accuracy(learner: Learner, probes: list[tuple[Tensor, Tensor | None]]) -> float:
+    """Share of the labels that are answered right; 0 where nothing is labelled."""
+    right = []
+    for tokens, labels in probes:
+        if labels is not None:
+            chosen = labels != NO_LABEL
+            right.append(learner.logits_at(tokens, chosen).argmax(-1) == labels[chosen])
+    return float(torch.cat(right).float().mean()) if right else 0.0
+
+
+def _learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up over a tenth, then a cosine to a tenth."""
+    warm = max(1, steps // 10)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
