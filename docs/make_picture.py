@@ -35,7 +35,7 @@ PICTURE = Path(__file__).with_name("demo.png")
 def main() -> None:
     store = Store(sys.argv[1] if len(sys.argv) > 1 else None, read_only=True)
     plan = demo_plan()
-    frame = analysis.latest(store.rows())
+    frame = store.rows(latest=True)
     frame = frame[frame["method"].isin(plan.methods)]
     frame = frame.assign(method=frame["method"].str.partition(":")[0])
     frame = frame[frame["method"].isin(SHOWN)]

@@ -46,7 +46,9 @@ def test_peaks_of_this_machine_survive_json(dtype, monkeypatch):
     assert Peaks.from_dict(json.loads(json.dumps(peaks.to_dict()))) == peaks
 
 
-@pytest.mark.parametrize("saved", [{}, {"flops_per_s": 1e9}, {"flops_per_s": 0, "bytes_per_s": 1}, {"flops_per_s": "x"}])
+@pytest.mark.parametrize(
+    "saved", [{}, {"flops_per_s": 1e9}, {"flops_per_s": 0, "bytes_per_s": 1}, {"flops_per_s": "x"}]
+)
 def test_spoilt_peaks_are_refused(saved):
     with pytest.raises(LongAtlasError, match="measure them anew"):
         Peaks.from_dict(saved)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PAGE = 500  # rows
+NOT_PLOTTED = ("options", "case", "versions", "source", "origin", "machine", "cell", "seconds", "created")
 FILTERS = ("method", "measure", "phase", "level", "status", "device", "dtype")
 
 
@@ -74,15 +75,23 @@ def _measured_series(newest: sa.Subquery) -> sa.FromClause:
     return found.join(SETTINGS, SETTINGS.c.id == SERIES.c.setting)
 
 
+def tasks(store: Store, methods: Sequence[str]) -> list[str]:
+    """Quality tasks that methods were measured in, the first measured first."""
+    query = sa.select(SERIES.c.phase).where(SERIES.c.measure == "quality", SERIES.c.method.in_(list(methods)))
+    with store.reading() as connection:
+        return list(connection.execute(query.group_by(SERIES.c.phase).order_by(sa.func.min(SERIES.c.id))).scalars())
+
+
 def rows_of(store: Store, methods: Sequence[str], measures: Sequence[str], setting: int, level: str) -> pd.DataFrame:
-    """The newest flat rows of methods under one setting and level."""
+    """The newest flat rows of methods under one setting and level, without what no plot shows."""
     chosen = (
         SERIES.c.method.in_(list(methods)),
         SERIES.c.measure.in_(list(measures)),
         SERIES.c.setting == setting,
         SERIES.c.level == level,
     )
-    return store.frame(flat_rows().where(*chosen, CELLS.c.latest == 1).order_by(ROWS.c.id))
+    query = flat_rows(without=NOT_PLOTTED).where(*chosen, CELLS.c.latest == 1)
+    return store.frame(query.order_by(ROWS.c.id))
 
 
 def values(store: Store, name: str) -> list[str]:

@@ -237,9 +237,10 @@ def record_of(cell: Cell, rows: Sequence[Mapping[str, Any]], seconds: float) -> 
     )
 
 
-def flat_rows(*, samples: bool = False) -> sa.Select[Any]:
-    """Rows with all that belongs to them, as flat columns."""
-    columns: list[Any] = [column.label(name) for name, column in FLAT.items() if samples or name != "samples"]
+def flat_rows(*, samples: bool = False, without: Sequence[str] = ()) -> sa.Select[Any]:
+    """Rows with all that belongs to them, as flat columns, some of which can be left out."""
+    left_out = {*without} if samples else {"samples", *without}
+    columns: list[Any] = [column.label(name) for name, column in FLAT.items() if name not in left_out]
     tables = ROWS.join(CELLS, ROWS.c.cell == CELLS.c.id).join(SERIES, ROWS.c.series == SERIES.c.id)
     tables = tables.join(SETTINGS, SERIES.c.setting == SETTINGS.c.id)
     if samples:
