@@ -54,7 +54,7 @@ def test_our_section_has_speed_memory_state_and_every_status(saved: tuple[Path, 
     for title in ("prefill: ms (times as fast as vanilla)", "train: peak MiB", "state: KiB after T tokens"):
         assert title in out
     assert "unsupported  a context method is put around a trained decoder" in out
-    assert "12 cells: 2 unsupported, 10 ok" in out
+    assert "12 cells: 10 ok, 2 unsupported" in out
     assert "SKIPPED" in out
 
 
@@ -117,7 +117,7 @@ def test_a_third_party_method_needs_no_code_and_a_crash_costs_its_own_line(
     assert "2 failed" in done.stdout
     assert "crash: the worker ended with signal SIGSEGV" in done.stdout
     assert "incorrect: " in done.stdout
-    assert "6 cells: 2 ok, 2 crash, 2 incorrect" in done.stdout
+    assert "6 cells: 2 crash, 2 incorrect, 2 ok" in done.stdout
 
 
 def test_a_gate_against_a_baseline(saved: tuple[Path, str], tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ BAD = {
     "method": (("--longatlas-methods", "vanila"), "unknown method 'vanila'; did you mean 'vanilla'?"),
     "case": (
         ("--longatlas-cases", "B1-T16"),
-        "--longatlas-cases has 'B1-T16'; expected a shape such as B1_T2048_H8_D64",
+        "has 'B1-T16'; expected a shape such as B1_T2048_H8_D64",
     ),
     "phase": (("--longatlas-phases", "trian"), "plan: phases has the unknown name 'trian'; did you mean 'train'?"),
     "budget": (("--longatlas-budget", "soon"), "--longatlas-budget is 'soon'; expected a number"),

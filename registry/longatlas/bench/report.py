@@ -22,7 +22,7 @@ def write(terminal: Any, session: BenchSession) -> None:
     for made in summarise(frame):
         _table(terminal, made)
     cells = frame.drop_duplicates("cell")["status"]
-    counted = ", ".join(f"{number} {status}" for status, number in Counter(cells).items())
+    counted = ", ".join(f"{number} {status}" for status, number in sorted(Counter(cells).items()))
     terminal.write_line(f"{len(cells)} cells: {counted}")
     try:
         _against_baseline(terminal, session)

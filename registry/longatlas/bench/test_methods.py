@@ -15,6 +15,7 @@ NO_FAULT = ("unsupported", "oom", "timeout", "skipped")
 USUAL = {"batch": 1, "heads": 8, "head_size": 64, "layers": 1}
 
 
+@pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")  # a cell that failed has nothing to replay
 @pytest.mark.benchmark(timer=TIMER, disable_gc=False)
 def test_cell(benchmark: Any, longatlas_session: BenchSession, longatlas_cell: Cell) -> None:
     cell = longatlas_cell
