@@ -14,7 +14,7 @@ from PIL import Image
 
 from longatlas.harness import analysis
 from longatlas.harness.demo import demo_plan
-from longatlas.harness.store import Store
+from longatlas.store import Store
 from longatlas_dashboard import charts
 from longatlas_dashboard.theme import LIGHT
 from longatlas_dashboard.ui import methods_order
@@ -35,7 +35,7 @@ PICTURE = Path(__file__).with_name("demo.png")
 def main() -> None:
     store = Store(sys.argv[1] if len(sys.argv) > 1 else None, read_only=True)
     plan = demo_plan()
-    frame = analysis.latest(store.rows())
+    frame = store.rows(latest=True)
     frame = frame[frame["method"].isin(plan.methods)]
     frame = frame.assign(method=frame["method"].str.partition(":")[0])
     frame = frame[frame["method"].isin(SHOWN)]

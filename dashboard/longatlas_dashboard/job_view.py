@@ -10,7 +10,7 @@ import streamlit as st
 
 from longatlas.harness import cells, jobs
 from longatlas.harness.plan import Plan
-from longatlas.harness.store import Store
+from longatlas.store import Store
 from longatlas_dashboard import marks
 
 _BADGES = {

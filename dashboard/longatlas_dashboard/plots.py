@@ -135,10 +135,13 @@ def known(spec: str) -> bool:
     return True
 
 
-def default_methods(rows: pd.DataFrame, count: int = 8) -> list[str]:
-    """What Compare shows at first: measured methods, vanilla in front, those measured most first, the demo's order."""
-    counts = rows["method"].value_counts()
-    names = sorted(ui.names_with_rows(rows), key=lambda name: (name != "vanilla", -counts[name]))
+def default_methods(measured: pd.DataFrame, count: int = 8) -> list[str]:
+    """What Compare shows at first: measured methods, vanilla in front, those measured most first, the demo's order.
+
+    measured  columns method and cells
+    """
+    counts = dict(zip(measured["method"], measured["cells"], strict=True))
+    names = sorted(ui.names_with_rows(measured), key=lambda name: (name != "vanilla", -counts[name]))
     return names[:count]
 
 

@@ -15,9 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from longatlas import catalog
 from longatlas.errors import LongAtlasError
-from longatlas.harness import analysis
 from longatlas.harness.demo import METHODS
-from longatlas.harness.store import Store, store_url
+from longatlas.store import Store, queries, store_url
 from longatlas_dashboard import settings
 from longatlas_dashboard.theme import LIGHT, THEMES, Theme
 
@@ -94,26 +93,28 @@ def store() -> Store:
     return opened
 
 
-@st.cache_resource(show_spinner=False, max_entries=2)
-def _frame(name: str, file: tuple[int, ...], last_row: int) -> pd.DataFrame:
-    return store().rows()
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _asked(name: str, file: tuple[int, ...], last_row: int, question: str, arguments: tuple[Any, ...]) -> Any:
+    return getattr(queries, question)(store(), *arguments)
 
 
-def rows() -> pd.DataFrame:
-    """All rows of the store; read again only when there are new ones. Not to be changed in place."""
+def ask(question: str, *arguments: Any) -> Any:
+    """An answer of longatlas.store.queries, asked again when the store has new rows. Not to be changed in place."""
     here = store()
-    return _frame(here.name, _file(), here.last_row_id())
+    return _asked(here.name, _file(), here.last_row_id(), question, arguments)
 
 
-@st.cache_resource(show_spinner=False, max_entries=2)
-def _latest(name: str, file: tuple[int, ...], last_row: int) -> pd.DataFrame:
-    return analysis.latest(rows())
+def measured() -> pd.DataFrame:
+    """Specs with a cell, and how many cells. Columns: method, cells."""
+    found: pd.DataFrame = ask("methods")
+    return found
 
 
-def latest() -> pd.DataFrame:
-    """The newest rows of each measurement. Not to be changed in place."""
-    here = store()
-    return _latest(here.name, _file(), here.last_row_id())
+def rows_under(methods: Iterable[str], measures: Iterable[str], setting: Any, phase: str = "") -> pd.DataFrame:
+    """The newest rows of methods under one setting, a row of settings()."""
+    chosen = (tuple(methods), tuple(measures), int(setting["setting"]), str(setting["level"]))
+    found: pd.DataFrame = ask("rows_of", *chosen)
+    return found[found["phase"] == phase].reset_index(drop=True) if phase else found
 
 
 # Pages and links
@@ -209,31 +210,32 @@ def _log_exception() -> None:
     logging.getLogger("longatlas_dashboard").exception("a page failed")
 
 
-def setting_choice(frame: pd.DataFrame, *, label: str, key: str) -> pd.Series | None:
-    """Let the reader choose the machine and case whose rows are shown, newest first; None without rows."""
-    found = analysis.conditions(frame)
+def setting_choice(methods: Iterable[str], measures: Iterable[str], *, key: str, phase: str = "") -> pd.Series | None:
+    """Let the reader choose the machine, case and level whose rows are shown, newest first; None without rows."""
+    found = ask("settings", tuple(methods), tuple(measures), phase)
     if found.empty:
         return None
     places = list(range(len(found)))
     if len(places) == 1:
         return found.iloc[0]
-    place = st.selectbox(label, places, format_func=lambda i: setting_text(found.iloc[i]), key=key, bind="query-params")
+    place = st.selectbox(
+        "Measured on", places, format_func=lambda i: setting_text(found.iloc[i]), key=key, bind="query-params"
+    )
     return found.iloc[place]
 
 
 def setting_text(condition: Any) -> str:
-    """A setting in words: machine, device, dtype, threads and case."""
-    import json
-
-    case = json.loads(condition["case_text"])
+    """A setting in words: machine, device, dtype, threads, level and case."""
+    case = condition["case"]
     shape = ", ".join(f"{name} {value}" for name, value in case.items() if value != "" and "digest" not in name)
     threads = int(condition["threads"])
     words = [str(condition["machine"]), f"{condition['device']} {condition['dtype']}"]
-    return " · ".join([*words, f"{threads} thread{'s' * (threads != 1)}", shape])
+    level = [f"level {condition['level']}"] if condition["level"] not in ("", "decoder") else []
+    return " · ".join([*words, f"{threads} thread{'s' * (threads != 1)}", *level, shape])
 
 
 def names_with_rows(frame: pd.DataFrame) -> list[str]:
-    """Specs that have rows, in the catalog's order."""
+    """Specs in the column `method`, in the catalog's order."""
     order = {name: place for place, name in enumerate(methods_order())}
     specs = sorted(set(frame["method"]))
     return sorted(specs, key=lambda spec: order.get(re.split(r"[:+]", spec)[0], len(order)))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from longatlas.decoder.decoder import Decoder
     from longatlas.harness.plan import Plan
     from longatlas.harness.running import run
-    from longatlas.harness.store import Store
+    from longatlas.store import Store
 
 __all__ = [
     "Attention",
@@ -55,6 +55,6 @@ __getattr__ = lazy_exports(
         "Decoder": ".decoder.decoder",
         "Plan": ".harness.plan",
         "run": ".harness.running",
-        "Store": ".harness.store",
+        "Store": ".store",
     },
 )

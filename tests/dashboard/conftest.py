@@ -12,7 +12,7 @@ from longatlas import catalog
 from longatlas.combination import parse_spec
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.plan import Plan
-from longatlas.harness.store import Store
+from longatlas.store import Store
 
 METHODS = ("vanilla", "flash_attention", "sliding_window", "infini_attention", "transformer_xl", "alibi")
 FAILURES = {

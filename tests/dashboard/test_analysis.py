@@ -25,40 +25,6 @@ def frame(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_latest_takes_a_repeat_in_place_of_what_it_repeats_even_when_it_failed() -> None:
-    rows = frame(
-        row(1, "a", 512, 1.0),
-        row(2, "a", 512, None, status="oom", metric=""),
-        row(3, "a", 1024, 2.0),
-        row(4, "b", 512, 3.0),
-    )
-    assert analysis.latest(rows)["id"].tolist() == [2, 3, 4]
-
-
-def test_latest_keeps_all_rows_of_one_quality_cell() -> None:
-    old = [row(i, "a", 256 << i, 2.0, cell="old", measure="quality", phase="language_model") for i in (0, 1)]
-    new = [row(i, "a", 256 << i, 1.0, cell="new", measure="quality", phase="language_model") for i in (2, 3)]
-    assert analysis.latest(frame(*old, *new))["id"].tolist() == [2, 3]
-
-
-def test_latest_of_nothing_is_nothing() -> None:
-    rows = frame(row(1, "a", 512, 1.0))
-    assert analysis.latest(rows.iloc[:0]).empty
-
-
-def test_conditions_keep_machines_and_cases_apart_with_the_newest_first() -> None:
-    rows = analysis.latest(
-        frame(
-            row(1, "a", 512, 1.0),
-            row(2, "a", 512, 9.0, machine="there"),
-            row(3, "a", 512, 5.0, case={"batch": 2}),
-        )
-    )
-    found = analysis.conditions(rows)
-    assert found["machine"].tolist() == ["here", "there", "here"]
-    assert analysis.under(rows, found.iloc[1])["value"].tolist() == [9.0]
-
-
 def test_exponent_of_an_exact_power_is_exact_and_its_interval_is_a_point() -> None:
     lengths = [512, 1024, 2048, 4096]
     fit = analysis.fit_exponent(lengths, [3e-6 * t**2 for t in lengths])

@@ -51,7 +51,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert process.stdout is not None
     yield process.stdout.readline().split()[-1]
     from longatlas.harness import jobs
-    from longatlas.harness.store import Store
+    from longatlas.store import Store
 
     jobs.stop_supervisor(Store(store))
     process.terminate()

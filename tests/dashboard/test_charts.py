@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from longatlas.harness import analysis
-from longatlas.harness.store import Store
+from longatlas.store import Store
 from longatlas_dashboard import charts, marks, theme, tree
 
 ORDER = ("vanilla", "alibi", "infini_attention")
@@ -17,7 +17,7 @@ THEMES = pytest.mark.parametrize("look", theme.THEMES.values(), ids=theme.THEMES
 
 
 def shaped(store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows = analysis.latest(store.rows(measure="speed", phase="train"))
+    rows = store.rows(measure="speed", phase="train", latest=True)
     return analysis.measured(rows, "train_ms"), analysis.failures(rows)
 
 
@@ -104,7 +104,7 @@ def test_palette_has_contrast(look: theme.Theme) -> None:
 
 
 def test_trade_off_draws_the_frontier_as_steps(filled: Store) -> None:
-    rows = analysis.latest(filled.rows())
+    rows = filled.rows(latest=True)
     cost = analysis.at_length(rows, "prefill_ms", "prefill")
     points = analysis.trade_off(cost, analysis.measured(rows, "bits_per_byte"))
     frontier = analysis.pareto(points, "cost", "quality")
@@ -118,7 +118,7 @@ def test_trade_off_draws_the_frontier_as_steps(filled: Store) -> None:
 
 
 def test_buckets_keep_every_position(filled: Store) -> None:
-    values = analysis.measured(analysis.latest(filled.rows()), "bits_per_byte")
+    values = analysis.measured(filled.rows(latest=True), "bits_per_byte")
     made = charts.buckets(values, title="bits", theme=theme.LIGHT, order=ORDER).to_dict()
     assert made["layer"][0]["encoding"]["x"]["axis"]["values"] == [256, 512, 1024, 2048]
 

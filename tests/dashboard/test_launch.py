@@ -15,7 +15,7 @@ import pytest
 
 from longatlas.cli import dashboard
 from longatlas.errors import LongAtlasError
-from longatlas.harness.store import Store
+from longatlas.store import Store
 from longatlas_dashboard import launch
 
 

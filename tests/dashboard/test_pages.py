@@ -17,8 +17,8 @@ from longatlas.catalog import Catalog
 from longatlas.harness import jobs
 from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan
-from longatlas.harness.store import Store
 from longatlas.plugins import Plugin
+from longatlas.store import Store
 from longatlas_dashboard import gate, ui
 
 APP = Path(ui.__file__).with_name("app.py")

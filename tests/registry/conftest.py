@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -107,6 +109,44 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> 
             return found
         time.sleep(0.05)
     pytest.fail(f"{what} within {seconds:g} s")
+
+
+def as_postgres(program: str, *arguments: str) -> None:
+    """Run one of the server's programs; as root it must be run by the user that Debian's package makes."""
+    who = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    subprocess.run([*who, program, *arguments], check=True, capture_output=True, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real PostgreSQL server of this test run's own; skips where Debian's package is missing."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs:
+        pytest.skip("no PostgreSQL server is installed (Debian's package is `postgresql`)")
+    pytest.importorskip("psycopg")
+    place = Path(tempfile.mkdtemp(prefix="longatlas-pg-"))
+    folder, control = place / "data", str(programs[-1].with_name("pg_ctl"))
+    try:
+        if os.getuid() == 0:
+            shutil.chown(place, "postgres")
+        as_postgres(str(programs[-1]), "-D", str(folder), "-U", "postgres", "--auth=trust", "--no-sync")
+        options = f"-c listen_addresses= -c unix_socket_directories={place} -c fsync=off"
+        as_postgres(control, "-D", str(folder), "-w", "-l", str(place / "log"), "-o", options, "start")
+        yield f"postgresql://postgres@/postgres?host={place}"
+        as_postgres(control, "-D", str(folder), "-w", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_store(postgres: str) -> str:
+    """The URL of an empty database on the server."""
+    import psycopg
+
+    name = f"store_{time.monotonic_ns()}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return postgres.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from longatlas.harness.store import Store
+from longatlas.store import Store
 
 QUICK = [
     *("--measure", "speed,memory", "--phases", "prefill", "--lengths", "8", "--layers", "1", "--heads", "2"),

@@ -19,8 +19,8 @@ from longatlas.harness import executor
 from longatlas.harness.plan import Plan
 from longatlas.harness.progress import Progress
 from longatlas.harness.running import log_path, run
-from longatlas.harness.store import Store
 from longatlas.harness.workers import output, worker
+from longatlas.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory limits of a process need Linux")
 

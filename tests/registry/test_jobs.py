@@ -19,7 +19,8 @@ from longatlas.harness import jobs
 from longatlas.harness.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING
 from longatlas.harness.plan import Plan
 from longatlas.harness.slot_lock import device_slot
-from longatlas.harness.store import JOBS, Store
+from longatlas.store import Store
+from longatlas.store.schema import JOBS
 
 CASE: dict[str, Any] = {
     "measure": ("speed",),

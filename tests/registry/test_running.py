@@ -15,7 +15,7 @@ from longatlas.harness import running
 from longatlas.harness.plan import Plan
 from longatlas.harness.progress import Progress
 from longatlas.harness.running import hosts_path, run
-from longatlas.harness.store import Store
+from longatlas.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory limits of a process need Linux")
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import sqlalchemy as sa
 from longatlas import LongAtlasError
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.plan import Plan
-from longatlas.harness.store import META, SCHEMA_VERSION, Store, store_url
+from longatlas.store import Store, store_url
+from longatlas.store.schema import META, SCHEMA_VERSION
 
 CONTRACT = {
     *("method", "options", "impl", "measure", "phase", "T", "metric", "value", "unit", "low", "high"),
@@ -32,9 +34,16 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "deep" / "store.sqlite"))
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """The same contract on a file and on a server."""
+    if request.param == "sqlite":
+        where = str(tmp_path / "deep" / "store.sqlite")
+    else:
+        where = request.getfixturevalue("postgres_store")
+    opened = Store(where)
+    yield opened
+    opened.engine.dispose()
 
 
 def fill(store: Store, cells: list[Cell] = CELLS) -> Store:
@@ -165,14 +174,123 @@ def test_an_open_write_does_not_stop_readers(store: Store) -> None:
         assert len(Store(store.name, read_only=True).rows()) == 2
 
 
-def test_an_open_read_does_not_stop_the_writer(store: Store) -> None:
+def test_an_open_read_does_not_stop_the_writer(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store.sqlite"))
     fill(store, CELLS[:1])
     with sqlite3.connect(store.name) as reader:
-        cursor = reader.execute("select method from rows")
+        cursor = reader.execute("select metric from rows")
         cursor.fetchone()
         fill(store, CELLS[1:2])
         assert len(cursor.fetchall()) == 1, "the reader sees what was there when it began"
     assert len(store.rows()) == 4
+
+
+def test_latest_is_the_newest_of_each_measurement_failed_or_not(store: Store) -> None:
+    fill(store)
+    changed = [replace(cell, source="changed") for cell in CELLS[:2]]
+    store.save(changed[0], ROWS, 1.0)
+    store.save(changed[1], [{"status": "crash", "reason": "broke"}], 1.0)
+    other_seed = replace(CELLS[2], seed=7)
+    store.save(other_seed, ROWS, 1.0)
+    frame = store.rows(latest=True)
+    assert set(frame["cell"]) == {*(c.key for c in CELLS[2:]), *(c.key for c in changed), other_seed.key}
+    assert list(frame[frame["cell"] == changed[1].key]["status"]) == ["crash"]
+    assert len(store.rows()) == len(frame) + 4
+
+
+def test_levels_and_policies_are_measurements_of_their_own(store: Store) -> None:
+    layer = replace(CELLS[0], level="layer")
+    cold = replace(CELLS[0], policy="gpu_cold")
+    fill(store, [CELLS[0], layer, cold])
+    frame = store.rows(latest=True)
+    assert set(zip(frame["level"], frame["policy"], strict=True)) == {
+        ("decoder", "wall"),
+        ("layer", "wall"),
+        ("decoder", "gpu_cold"),
+    }
+
+
+def test_the_newest_is_by_insertion_whatever_the_clock_says(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, CELLS[:1])
+    monkeypatch.setattr("longatlas.store.store.time.time", lambda: 5.0)
+    again = replace(CELLS[0], source="changed")
+    store.save(again, ROWS, 1.0)
+    assert set(store.rows(latest=True)["cell"]) == {again.key}
+
+
+def test_a_row_number_is_never_used_again(store: Store) -> None:
+    fill(store, CELLS[:1])
+    before = store.last_row_id()
+    fill(store, CELLS[:1])
+    assert store.last_row_id() > before
+
+
+def test_facts_are_remembered(store: Store) -> None:
+    assert store.fact("peaks") is None
+    store.remember("peaks", "1")
+    store.remember("peaks", "2")
+    assert store.fact("peaks") == "2"
+
+
+def test_two_writers_do_not_lose_cells(store: Store) -> None:
+    halves = [CELLS[::2], CELLS[1::2]]
+    url = store.url.render_as_string(hide_password=False) if not store.is_sqlite else store.name
+    writers = [threading.Thread(target=fill, args=(Store(url), half)) for half in halves]
+    for thread in writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    assert set(store.rows()["cell"]) == {cell.key for cell in CELLS}
+
+
+def test_a_full_disk_keeps_what_is_stored(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a disk that is full."""
+    store = fill(Store(str(tmp_path / "store.sqlite")), CELLS[:4])
+    store.engine.dispose()
+    code = """
+import resource, sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_store import CELLS, ROWS, Store
+from longatlas import LongAtlasError
+store = Store({name!r})
+size = max(Path({name!r} + end).stat().st_size for end in ("", "-wal"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40_000, size + 40_000))
+try:
+    for number in range(1000):
+        store.save(replace(CELLS[0], seed=number + 1), ROWS * 20, 1.0)
+except LongAtlasError as error:
+    print(error)
+"""
+    code = code.format(here=str(Path(__file__).parent), name=store.name)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "cannot grow" in done.stdout, done.stdout + done.stderr
+    assert "what is stored is kept" in done.stdout
+    kept = Store(store.name).rows()
+    assert set(kept["cell"]) >= {cell.key for cell in CELLS[:4]}
+    assert all(len(rows) in (2, 40) for _, rows in kept.groupby("cell")), "whole cells only"
+
+
+def test_a_store_copied_by_sqlites_backup_while_it_is_written_is_whole(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store.sqlite"))
+    done = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            store.save(replace(CELLS[0], seed=number), ROWS, 1.0)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for number in range(5):
+        with sqlite3.connect(store.name) as source, sqlite3.connect(tmp_path / f"copy{number}.sqlite") as target:
+            source.backup(target)
+        copied = Store(str(tmp_path / f"copy{number}.sqlite"), read_only=True).rows()
+        assert all(len(rows) == 2 for _, rows in copied.groupby("cell"))
+    done.set()
+    writer.join()
 
 
 def _plain_text(path: Path) -> None:
@@ -230,7 +348,7 @@ def test_a_url_of_no_database_is_refused(url: str, words: str) -> None:
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(LongAtlasError, match="needs the module 'psycopg'; pip install it"):
+    with pytest.raises(LongAtlasError, match="needs the module 'psycopg'; pip install 'longatlas\\[postgres\\]'"):
         Store("postgresql+psycopg://user@host/name")
 
 
@@ -253,7 +371,7 @@ def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_two_processes_may_create_it_at_once(tmp_path: Path) -> None:
-    script = "import sys; from longatlas.harness.store import Store; Store(sys.argv[1]).check_writable()"
+    script = "import sys; from longatlas.store import Store; Store(sys.argv[1]).check_writable()"
     path = str(tmp_path / "store.sqlite")
     processes = [subprocess.Popen([sys.executable, "-c", script, path], stderr=subprocess.PIPE) for _ in range(4)]
     assert [(p.wait(60), p.stderr and p.stderr.read()) for p in processes] == [(0, b"")] * 4
@@ -263,7 +381,7 @@ READER = """
 import json, os, sqlite3, sys
 import pandas, sqlalchemy.dialects.sqlite.pysqlite
 from longatlas import LongAtlasError
-from longatlas.harness.store import Store
+from longatlas.store import Store
 os.chdir("/")
 if os.getuid() == 0:
     os.setgid(65534)

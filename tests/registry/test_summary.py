@@ -9,8 +9,8 @@ import pytest
 
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.plan import Plan
-from longatlas.harness.store import Store
 from longatlas.harness.summary import Table, summarise
+from longatlas.store import Store
 
 
 @pytest.fixture

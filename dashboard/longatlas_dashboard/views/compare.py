@@ -26,24 +26,23 @@ AXES = {
 
 
 def page() -> None:
-    rows = ui.latest()
+    measured = ui.measured()
     ui.header("Compare", "The same measurements for each method, on one machine and in one case.")
-    methods = _choose(rows)
+    methods = _choose(measured)
     if not methods:
         ui.empty(
-            "Choose methods above. Nothing has been measured yet." if rows.empty else "Choose methods above.",
-            command="longatlas demo" if rows.empty else "",
+            "Choose methods above. Nothing has been measured yet." if measured.empty else "Choose methods above.",
+            command="longatlas demo" if measured.empty else "",
         )
         return
-    chosen = rows[rows["method"].isin(methods)]
-    _missing(methods, chosen)
+    _missing(methods, measured)
     scaling, quality, trade, cards, failures, table = st.tabs(
         ["Scaling", "Quality", "Trade-off", "Cards", "Failures", "Table"]
     )
     with scaling:
-        shaped = _scaling(chosen[chosen["measure"].isin(analysis.SHAPED)])
+        shaped = _scaling(methods)
     with quality:
-        scored = _quality(chosen[chosen["measure"] == "quality"])
+        scored = _quality(methods)
     shown = pd.concat([shaped, scored])
     with trade:
         _trade_off(shaped, scored)
@@ -55,8 +54,8 @@ def page() -> None:
         ui.table(plots.values_table(shown), height=480)
 
 
-def _choose(rows: pd.DataFrame) -> list[str]:
-    measured = ui.names_with_rows(rows)
+def _choose(found: pd.DataFrame) -> list[str]:
+    measured = ui.names_with_rows(found)
     asked = ui.query_list("m")
     unknown = [spec for spec in asked if spec not in measured and not plots.known(spec)]
     if unknown:
@@ -67,14 +66,14 @@ def _choose(rows: pd.DataFrame) -> list[str]:
         )
     wanted = [spec for spec in asked if spec not in unknown]
     options = list(dict.fromkeys([*measured, *wanted, *plots.ready_methods()]))
-    chosen = st.multiselect("Methods", options, default=wanted or plots.default_methods(rows), key="compare_methods")
+    chosen = st.multiselect("Methods", options, default=wanted or plots.default_methods(found), key="compare_methods")
     if not unknown:
         ui.set_query(m=",".join(chosen))
     return chosen
 
 
-def _missing(methods: list[str], rows: pd.DataFrame) -> None:
-    missing = [name for name in methods if name not in set(rows["method"])]
+def _missing(methods: list[str], measured: pd.DataFrame) -> None:
+    missing = [name for name in methods if name not in set(measured["method"])]
     if not missing:
         return
     words = f"Not measured yet: {ui.texts(missing)}."
@@ -86,13 +85,13 @@ def _missing(methods: list[str], rows: pd.DataFrame) -> None:
         ui.link("run", "Run them", icon=":material/play_circle:", m=",".join(missing))
 
 
-def _scaling(rows: pd.DataFrame) -> pd.DataFrame:
+def _scaling(methods: list[str]) -> pd.DataFrame:
     """Draw time and memory against T; returns the rows of the chosen setting."""
-    setting = ui.setting_choice(rows, label="Measured on", key="on")
+    setting = ui.setting_choice(methods, analysis.SHAPED, key="on")
     if setting is None:
         ui.empty("No time or memory has been measured for these methods.", command="longatlas demo")
-        return rows
-    chosen = analysis.under(rows, setting)
+        return ui.store().rows(keys=[])
+    chosen = ui.rows_under(methods, analysis.SHAPED, setting)
     st.caption(
         ui.plain(ui.setting_text(setting)) + ". Medians with 95% intervals; a cross above a plot is a cell that failed."
     )
@@ -106,14 +105,14 @@ def _scaling(rows: pd.DataFrame) -> pd.DataFrame:
     return chosen
 
 
-def _quality(rows: pd.DataFrame) -> pd.DataFrame:
+def _quality(methods: list[str]) -> pd.DataFrame:
     """Draw each task; returns the rows of the chosen settings."""
     shown = []
-    for task, part in rows.groupby("phase", sort=False):
+    for task in ui.ask("tasks", tuple(methods)):
         known = catalog.load_catalog().tasks.get(task)
         st.markdown(f"**{ui.plain(known.title if known else task)}**")
-        setting = ui.setting_choice(part, label="Measured on", key=f"on_{task}")
-        chosen = analysis.under(part, setting)
+        setting = ui.setting_choice(methods, ("quality",), key=f"on_{task}", phase=task)
+        chosen = ui.rows_under(methods, ("quality",), setting, task)
         shown.append(chosen)
         st.caption(ui.plain(ui.setting_text(setting)))
         by_depth = analysis.depths(chosen)
@@ -127,7 +126,7 @@ def _quality(rows: pd.DataFrame) -> pd.DataFrame:
             st.caption(f"{failed} of its cells gave no number; they are in the tab Failures.")
     if not shown:
         ui.empty("No quality has been measured for these methods.", command="longatlas demo")
-    return pd.concat(shown) if shown else rows
+    return pd.concat(shown) if shown else ui.store().rows(keys=[])
 
 
 def _metric(rows: pd.DataFrame, task: str, metric: str) -> None:

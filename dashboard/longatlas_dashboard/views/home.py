@@ -44,12 +44,12 @@ def _counts() -> None:
     atlas = catalog.load_catalog()
     found = tree.entries(atlas)
     ready = sum(catalog.method_status(method) == "ready" for method in atlas.methods.values())
-    rows = ui.rows()
+    rows, _, measured = ui.ask("counts")
     facts = (
         ("Papers described", sum(entry.paper is not None for entry in found)),
         ("Methods ready here", ready),
-        ("Methods measured", rows["method"].nunique()),
-        ("Values stored", len(rows)),
+        ("Methods measured", measured),
+        ("Values stored", rows),
     )
     for column, (label, value) in zip(st.columns(len(facts)), facts, strict=True):
         column.metric(label, f"{value:,}")
@@ -61,7 +61,7 @@ def _newest_runs() -> None:
     if not found:
         ui.empty(
             "Nothing has been run from the dashboard yet.",
-            command="longatlas demo" if ui.rows().empty else "",
+            command="" if ui.ask("counts")[0] else "longatlas demo",
             page="" if settings.read().read_only else "run",
             label="Run something small",
         )

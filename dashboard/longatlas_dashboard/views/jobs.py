@@ -10,7 +10,7 @@ import streamlit as st
 
 from longatlas.errors import LongAtlasError
 from longatlas.harness import jobs
-from longatlas.harness.store import Store
+from longatlas.store import Store
 from longatlas_dashboard import charts, job_view, marks, settings, ui
 
 POLL_SECONDS = 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import streamlit as st
 
@@ -153,10 +155,8 @@ def _paper(atlas: catalog.Catalog, method: Method) -> None:
 
 def _measured(method: Method) -> None:
     ui.section("Measured")
-    rows = ui.latest()
-    own = rows[rows["method"].str.split(r"[:+]", regex=True).str[0] == method.name] if len(rows) else rows
-    shaped = own[own["measure"].isin(analysis.SHAPED)]
-    setting = ui.setting_choice(shaped, label="Measured on", key="method_setting")
+    specs = [spec for spec in ui.measured()["method"] if re.split(r"[:+]", spec)[0] == method.name]
+    setting = ui.setting_choice(specs, analysis.SHAPED, key="method_setting")
     if setting is None:
         ui.empty(
             "Nothing has been measured for this method yet.",
@@ -164,7 +164,7 @@ def _measured(method: Method) -> None:
         )
         return
     st.caption(ui.plain(ui.setting_text(setting)))
-    chosen = analysis.under(shaped, setting)
+    chosen = ui.rows_under(specs, analysis.SHAPED, setting)
     plots.all_views(chosen, key="method")
     ui.table(plots.growth_table(chosen))
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import json
+import tempfile
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
+from longatlas.store import queries
+from longatlas.store.transfer import export_rows
 from longatlas_dashboard import settings, ui
 
-FILTERS = {"m": "method", "w": "measure", "p": "phase", "s": "status", "d": "device", "y": "dtype"}
+FILTERS = {"m": "method", "w": "measure", "p": "phase", "l": "level", "s": "status", "d": "device", "y": "dtype"}
 FIRST = ["method", "measure", "phase", "T", "metric", "value", "unit", "low", "high", "status", "reason"]
+FORMATS = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
+MOST = 200_000  # rows that a download holds; `longatlas results export` writes any number
 
 
 def page() -> None:
     ui.header("Results", "One line per measured value; a cell that failed is a line too.")
-    rows = ui.rows()
-    if rows.empty:
+    total = ui.ask("counts")[0]
+    if not total:
         ui.empty(
             "The store is empty: nothing has been measured yet.",
             command="longatlas demo",
@@ -26,33 +30,40 @@ def page() -> None:
             label="Run something small",
         )
         return
-    shown = _filtered(rows)
+    chosen = _filters()
     newest = st.toggle("Only the newest row of each measurement", key="new", value=False, bind="query-params")
-    if newest:
-        shown = shown[shown["id"].isin(ui.latest()["id"])]
-    st.caption(f"{len(shown):,} of {len(rows):,} rows · {ui.plain(ui.store().name)}")
-    if shown.empty:
+    found = queries.count(ui.store(), chosen, latest=newest)
+    st.caption(f"{found:,} of {total:,} rows · {ui.plain(ui.store().name)}")
+    if not found:
         ui.empty("No row matches. Take out a filter.")
         return
-    flat = flatten(shown)
+    number = _page_number(found)
+    shown = queries.page(ui.store(), chosen, latest=newest, number=number)
     ui.table(
-        flat,
+        flatten(shown),
         height=560,
         column_config={"created": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss")},
     )
-    _downloads(shown, flat)
+    _downloads(chosen, newest, found)
 
 
-def _filtered(rows: pd.DataFrame) -> pd.DataFrame:
-    places = st.columns(3)
-    shown = rows
+def _filters() -> dict[str, list[str]]:
+    places = st.columns(4)
+    chosen = {}
     for number, (key, name) in enumerate(FILTERS.items()):
-        options = sorted(set(rows[name]))
-        with places[number % 3]:
-            chosen = st.multiselect(name, options, key=key, bind="query-params", placeholder="all")
-        if chosen:
-            shown = shown[shown[name].isin(chosen)]
-    return shown
+        with places[number % 4]:
+            options = ui.ask("values", name)
+            chosen[name] = st.multiselect(name, options, key=key, bind="query-params", placeholder="all")
+    return chosen
+
+
+def _page_number(found: int) -> int:
+    """Which page is shown, from 0; nothing to choose where there is one."""
+    pages = -(-found // queries.PAGE)
+    if pages == 1:
+        return 0
+    label = f"Page of {pages:,}, {queries.PAGE} rows each, the newest first"
+    return int(st.number_input(label, 1, pages, 1, key="page_number")) - 1
 
 
 def flatten(rows: pd.DataFrame) -> pd.DataFrame:
@@ -65,28 +76,29 @@ def flatten(rows: pd.DataFrame) -> pd.DataFrame:
     return frame[[*FIRST, *rest]]
 
 
-def _downloads(rows: pd.DataFrame, flat: pd.DataFrame) -> None:
+def _downloads(chosen: dict[str, list[str]], newest: bool, found: int) -> None:
+    if found > MOST:
+        st.caption(f"More than {MOST:,} rows: filter them, or write them all with `longatlas results export`.")
+        return
     with st.container(horizontal=True):
-        st.download_button(
-            "CSV", flat.to_csv(index=False).encode(), "longatlas.csv", "text/csv", icon=":material/download:"
-        )
-        st.download_button(
-            "JSON",
-            rows.to_json(orient="records", indent=1).encode(),
-            "longatlas.json",
-            "application/json",
-            icon=":material/download:",
-        )
-        if importlib.util.find_spec("pyarrow"):
-            stream = io.BytesIO()
-            flat.to_parquet(stream, index=False)
+        for suffix, mime in FORMATS.items():
             st.download_button(
-                "Parquet",
-                stream.getvalue(),
-                "longatlas.parquet",
-                "application/vnd.apache.parquet",
+                suffix.upper() if suffix != "parquet" else "Parquet",
+                lambda suffix=suffix: _file(chosen, newest, found, suffix),
+                f"longatlas.{suffix}",
+                mime,
                 icon=":material/download:",
+                on_click="ignore",
             )
+
+
+def _file(chosen: dict[str, list[str]], newest: bool, found: int, suffix: str) -> bytes:
+    """The chosen rows as a file that `longatlas results import` takes."""
+    rows = queries.page(ui.store(), chosen, latest=newest, size=found)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"longatlas.{suffix}"
+        export_rows(rows, path)
+        return path.read_bytes()
 
 
 page()

@@ -20,7 +20,7 @@ COMMANDS = {
     "verify": "longatlas.cli.develop:verify",
     "new": "longatlas.cli.develop:new",
     "run": "longatlas.cli.measure:run",
-    "results": "longatlas.cli.measure:results",
+    "results": "longatlas.cli.results:results",
     "jobs": "longatlas.cli.measure:jobs",
     "published": "longatlas.cli.published:published",
     "demo": "longatlas.cli.demo:demo",

@@ -137,7 +137,7 @@ def log_path(port: int) -> Path:
 
 def _check_store(store: str | None, *, read_only: bool) -> str:
     """The store's URL, opened once so that what is wrong with it is said here and not in the browser."""
-    from longatlas.harness.store import Store
+    from longatlas.store import Store
 
     opened = Store(store, read_only=read_only)
     opened.engine.dispose()
@@ -206,7 +206,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, address: str,
 def _tell_of_jobs(where: str) -> None:
     """Jobs are no children of the server: say that they go on, and how to stop them."""
     from longatlas.harness.jobs import ACTIVE, jobs
-    from longatlas.harness.store import Store
+    from longatlas.store import Store
 
     active = [str(job.id) for job in jobs(Store(where, read_only=True)) if job.status in ACTIVE]
     if active:

@@ -20,7 +20,7 @@ def demo(corpus: str, port: int, no_serve: bool, store: str | None) -> None:
     from longatlas.harness.demo import demo_plan
     from longatlas.harness.progress import progress_bar
     from longatlas.harness.running import run
-    from longatlas.harness.store import Store
+    from longatlas.store import Store
 
     if not no_serve:
         from longatlas.cli.dashboard import check_port

@@ -85,7 +85,7 @@ def _cuda() -> str:
 
 def _store() -> str:
     try:
-        from longatlas.harness.store import Store, store_url
+        from longatlas.store import Store, store_url
 
         url = store_url()
         if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from longatlas.cli.output import console, print_json, table
 from longatlas.errors import LongAtlasError
-from longatlas.harness.plan import KEYS, MEASURES
+from longatlas.harness.plan import KEYS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,41 +153,13 @@ def flat_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-@click.command()
-@click.option(
-    "--method",
-    "methods",
-    multiple=True,
-    help="Only this method (every spec of it) or this spec; may be repeated.",
-)
-@click.option("--measure", type=click.Choice(MEASURES), metavar="NAME", help="Only speed, memory or quality.")
-@click.option("--phase", default="", help="Only this phase or task.")
-@store_option
-@json_option
-def results(methods: tuple[str, ...], measure: str | None, phase: str, store: str | None, as_json: bool) -> None:
-    """Show what is in the store: the newest result of every cell."""
-    from longatlas.harness.analysis import latest
-    from longatlas.harness.store import Store
-
-    frame = latest(Store(store, read_only=True).rows(methods=methods, measure=measure or "", phase=phase))
-    frame = frame.drop(columns="case_text", errors="ignore")
-    if as_json:
-        print_json(flat_rows(frame))
-    elif frame.empty and (methods or measure or phase):
-        click.echo("No results for these filters; `longatlas results` shows what there is.")
-    elif frame.empty:
-        click.echo("No results yet. `longatlas demo` makes some, or `longatlas run --methods a,b`.")
-    else:
-        print_tables(frame)
-
-
 @click.group(invoke_without_command=True)
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Print jobs as JSON.")
 @click.pass_context
 def jobs(context: click.Context, store: str | None, as_json: bool) -> None:
     """Show the queue of jobs, the newest first; the dashboard shows the same ones."""
-    from longatlas.harness.store import Store
+    from longatlas.store import Store
 
     context.obj = Store(store)
     if context.invoked_subcommand is None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -47,47 +46,6 @@ _T95 = (
     2.145,
     2.131,
 )
-
-
-def case_text(case: dict[str, Any]) -> str:
-    """A case in a canonical spelling, so that equal cases compare equal."""
-    return json.dumps(case, sort_keys=True)
-
-
-def latest(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the newest cell of each measurement: a repeat replaces what it repeats, failed or not.
-
-    frame  rows as Store.rows gives them; the result has the column `case_text` besides.
-    """
-    frame = frame.assign(case_text=[case_text(case) for case in frame["case"]])
-    if frame.empty:
-        return frame
-    length = frame["T"].where(frame["measure"].isin(SHAPED), 0)
-    keys = [*(frame[name] for name in _IDENTITY), length]
-    newest = frame.groupby(keys, sort=False, dropna=False)["id"].transform("max")
-    cells = frame.loc[frame["id"] == newest, "cell"]
-    return frame[frame["cell"].isin(set(cells))].reset_index(drop=True)
-
-
-def conditions(frame: pd.DataFrame) -> pd.DataFrame:
-    """The settings that rows were measured under, the newest first: only rows of one setting compare.
-
-    Columns: machine, device, dtype, threads, case_text, rows, and `created` of the newest row.
-    """
-    keys = [*CONDITIONS, "case_text"]
-    if frame.empty:
-        return pd.DataFrame(columns=[*keys, "rows", "created"])
-    groups = frame.groupby(keys, sort=False, dropna=False)
-    found = groups.agg(rows=("id", "size"), created=("created", "max")).reset_index()
-    return found.sort_values("created", ascending=False, kind="stable").reset_index(drop=True)
-
-
-def under(frame: pd.DataFrame, condition: Any) -> pd.DataFrame:
-    """Rows measured under one setting, a row of conditions()."""
-    chosen = np.ones(len(frame), dtype=bool)
-    for key in (*CONDITIONS, "case_text"):
-        chosen &= (frame[key] == condition[key]).to_numpy(dtype=bool)
-    return frame[chosen].reset_index(drop=True)
 
 
 def measured(frame: pd.DataFrame, metric: str, phase: str = "") -> pd.DataFrame:

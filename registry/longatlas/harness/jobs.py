@@ -17,7 +17,8 @@ import sqlalchemy as sa
 
 from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import Plan, plan_from_yaml
-from longatlas.harness.store import JOBS, Store
+from longatlas.store import Store
+from longatlas.store.schema import JOBS
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ACTIVE = (QUEUED, RUNNING)
@@ -109,8 +110,7 @@ def cancel(store: Store, number: int) -> Job:
 
 def log_path(store: Store) -> Path:
     """Where the supervisor and its workers write what they print."""
-    base = Path(str(store.url.database)) if store.is_sqlite else Path.cwd() / "longatlas"
-    return base.with_suffix(".jobs.log")
+    return store.beside(".jobs.log")
 
 
 def supervisor(store: Store) -> psutil.Process | None:
@@ -156,7 +156,7 @@ def take_next(store: Store) -> Job | None:
     """Mark the oldest queued job as running in this process and return it; one that cannot be read fails."""
     with store.engine.begin() as connection:
         oldest = sa.select(JOBS.c.id).where(JOBS.c.status == QUEUED).order_by(JOBS.c.id).limit(1)
-        number = connection.execute(oldest).scalar()
+        number = connection.execute(oldest.with_for_update(skip_locked=True)).scalar()
         if number is None:
             return None
         me = psutil.Process()

@@ -14,7 +14,7 @@ from longatlas.harness.executor import Executor, Finished
 from longatlas.harness.plan import Plan, PlanError, load_plan, plan_from_values
 from longatlas.harness.progress import Listener, Pace, Progress, progress_bar
 from longatlas.harness.slot_lock import device_slot
-from longatlas.harness.store import Store
+from longatlas.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,22 +68,12 @@ def as_plan(plan: Plan | Mapping[str, Any] | Path | str) -> Plan:
 
 def hosts_path(store: Store) -> Path:
     """The folder of trained hosts, beside a SQLite store."""
-    return _beside(store, ".hosts")
+    return store.beside(".hosts")
 
 
 def log_path(store: Store) -> Path:
     """What workers print."""
-    return _beside(store, ".workers.log")
-
-
-def _beside(store: Store, suffix: str) -> Path:
-    if store.is_sqlite:
-        return Path(str(store.url.database)).with_suffix(suffix)
-    from platformdirs import user_cache_path
-
-    folder = user_cache_path("longatlas")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"store{suffix}"
+    return store.beside(".workers.log")
 
 
 class _Run:

@@ -13,7 +13,7 @@ import pandas as pd
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
 
 BASELINE = "vanilla"
-SETTING = ("device", "dtype", "threads", "seed", "machine")
+SETTING = ("level", "policy", "device", "dtype", "threads", "seed", "machine")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from longatlas.harness import jobs
 from longatlas.harness.progress import Progress
 from longatlas.harness.running import run
 from longatlas.harness.slot_lock import StoppedError
-from longatlas.harness.store import Store
+from longatlas.store import Store
 
 
 def main(url: str) -> None:

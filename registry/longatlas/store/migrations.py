@@ -1,0 +1,64 @@
+"""Brings a store of an earlier schema version to this one, in one transaction: all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from longatlas.store.schema import META, SCHEMA, SCHEMA_VERSION
+from longatlas.store.writing import Record, put
+
+_ROW = ("metric", "value", "unit", "low", "high", "status", "reason", "n")
+
+
+def migrate(connection: Connection, version: int) -> None:
+    """From `version` to SCHEMA_VERSION; the caller's transaction holds it together."""
+    if version == 1:
+        _from_1(connection)
+    connection.execute(sa.update(META).where(META.c.key == "version").values(value=str(SCHEMA_VERSION)))
+
+
+def _from_1(connection: Connection) -> None:
+    """Version 1 had all facts in every row, and one level and one policy."""
+    for index in ("ix_rows_cell", "ix_rows_method"):
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index}")
+    for table in ("cells", "rows"):
+        connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {table}_1")
+    SCHEMA.create_all(connection)
+    put(connection, _records_of_1(connection))
+    for table in ("cells", "rows"):
+        connection.exec_driver_sql(f"DROP TABLE {table}_1")
+
+
+def _records_of_1(connection: Connection) -> Iterator[Record]:
+    query = (
+        "SELECT r.*, c.seconds, c.finished, (SELECT min(id) FROM rows_1 f WHERE f.cell = r.cell) AS first "
+        "FROM rows_1 r JOIN cells_1 c ON c.key = r.cell ORDER BY first, r.id"
+    )
+    found = connection.exec_driver_sql(query).mappings().all()
+    for key, rows in groupby(found, key=lambda row: row["cell"]):
+        yield _record_of_1(str(key), [dict(row) for row in rows])
+
+
+def _record_of_1(key: str, rows: list[dict[str, Any]]) -> Record:
+    first = rows[0]
+    shaped = first["measure"] != "quality"
+    names = ("method", "impl", "measure", "phase", "seed", "machine", "device", "dtype", "threads", "source")
+    return Record(
+        key=key,
+        **{name: first[name] for name in names},
+        level="decoder" if shaped else "",
+        policy="wall" if first["measure"] == "speed" else "",
+        T=first["T"] if shaped else 0,
+        **{name: json.loads(first[name]) for name in ("options", "case", "versions")},
+        finished=first["finished"],
+        seconds=first["seconds"],
+        rows=[
+            {"T": row["T"], "samples": json.loads(row["samples"]), **{name: row[name] for name in _ROW}} for row in rows
+        ],
+    )

@@ -1,0 +1,140 @@
+"""What the dashboard asks a store, answered by the database so that a million rows need not be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from longatlas.store.schema import CELLS, FLAT, ROWS, SERIES, SETTINGS
+from longatlas.store.store import Store, flat_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAGE = 500  # rows
+NOT_PLOTTED = ("options", "case", "versions", "source", "origin", "machine", "cell", "seconds", "created")
+FILTERS = ("method", "measure", "phase", "level", "status", "device", "dtype")
+
+
+def counts(store: Store) -> tuple[int, int, int]:
+    """Rows, cells, and methods with a cell."""
+    rows, cells = (sa.select(sa.func.count()).select_from(table).scalar_subquery() for table in (ROWS, CELLS))
+    named = sa.select(sa.func.count(sa.distinct(SERIES.c.method))).scalar_subquery()
+    with store.reading() as connection:
+        found = connection.execute(sa.select(rows, cells, named)).one()
+    return int(found[0]), int(found[1]), int(found[2])
+
+
+def methods(store: Store) -> pd.DataFrame:
+    """Specs with a cell, and how many cells. Columns: method, cells."""
+    per_series = sa.select(CELLS.c.series, sa.func.count().label("cells")).group_by(CELLS.c.series).subquery()
+    query = (
+        sa.select(SERIES.c.method, sa.func.sum(per_series.c.cells).label("cells"))
+        .join(per_series, per_series.c.series == SERIES.c.id)
+        .group_by(SERIES.c.method)
+        .order_by(sa.func.min(SERIES.c.id))
+    )
+    return store.frame(query)
+
+
+def settings(store: Store, methods: Sequence[str], measures: Sequence[str], phase: str = "") -> pd.DataFrame:
+    """The settings that methods were measured under, the newest first: only rows of one setting compare.
+
+    Columns: setting, level, machine, device, dtype, threads, case, cells, and `created` of the newest cell.
+    """
+    newest = (
+        sa.select(
+            CELLS.c.series,
+            sa.func.count().label("cells"),
+            sa.func.max(CELLS.c.finished).label("created"),
+        )
+        .where(CELLS.c.latest == 1)
+        .group_by(CELLS.c.series)
+        .subquery()
+    )
+    query = (
+        sa.select(
+            SETTINGS.c.id.label("setting"),
+            SERIES.c.level,
+            *(SETTINGS.c[name] for name in ("machine", "device", "dtype", "threads", "case")),
+            sa.func.sum(newest.c.cells).label("cells"),
+            sa.func.max(newest.c.created).label("created"),
+        )
+        .select_from(_measured_series(newest))
+        .where(SERIES.c.method.in_(list(methods)), SERIES.c.measure.in_(list(measures)))
+        .group_by(*(SETTINGS.c), SERIES.c.level)
+        .order_by(sa.desc("created"))
+    )
+    return store.frame(query.where(SERIES.c.phase == phase) if phase else query)
+
+
+def _measured_series(newest: sa.Subquery) -> sa.FromClause:
+    found = SERIES.join(newest, newest.c.series == SERIES.c.id)
+    return found.join(SETTINGS, SETTINGS.c.id == SERIES.c.setting)
+
+
+def tasks(store: Store, methods: Sequence[str]) -> list[str]:
+    """Quality tasks that methods were measured in, the first measured first."""
+    query = sa.select(SERIES.c.phase).where(SERIES.c.measure == "quality", SERIES.c.method.in_(list(methods)))
+    with store.reading() as connection:
+        return list(connection.execute(query.group_by(SERIES.c.phase).order_by(sa.func.min(SERIES.c.id))).scalars())
+
+
+def rows_of(store: Store, methods: Sequence[str], measures: Sequence[str], setting: int, level: str) -> pd.DataFrame:
+    """The newest flat rows of methods under one setting and level, without what no plot shows."""
+    chosen = (
+        SERIES.c.method.in_(list(methods)),
+        SERIES.c.measure.in_(list(measures)),
+        SERIES.c.setting == setting,
+        SERIES.c.level == level,
+    )
+    query = flat_rows(without=NOT_PLOTTED).where(*chosen, CELLS.c.latest == 1)
+    return store.frame(query.order_by(ROWS.c.id))
+
+
+def values(store: Store, name: str) -> list[str]:
+    """The different values of a filter's column."""
+    column = CELLS.c.status if name == "status" else FLAT[name]
+    with store.reading() as connection:
+        return sorted(connection.execute(sa.select(column).distinct()).scalars())
+
+
+def count(store: Store, chosen: Mapping[str, Sequence[str]], *, latest: bool = False) -> int:
+    """How many rows match filters: column -> wanted values."""
+    query = _filtered(sa.select(sa.func.count()).select_from(_source(latest)), store, chosen, latest)
+    with store.reading() as connection:
+        return int(connection.execute(query).scalar_one())
+
+
+def page(
+    store: Store, chosen: Mapping[str, Sequence[str]], *, latest: bool = False, number: int = 0, size: int = PAGE
+) -> pd.DataFrame:
+    """Flat rows that match filters, the newest first: page `number`, from 0."""
+    ids = _filtered(sa.select(ROWS.c.id).select_from(_source(latest)), store, chosen, latest)
+    found = ids.order_by(ROWS.c.id.desc()).limit(size).offset(number * size).subquery()
+    return store.frame(flat_rows().where(ROWS.c.id.in_(sa.select(found.c.id))).order_by(ROWS.c.id.desc()))
+
+
+def _source(latest: bool) -> sa.FromClause:
+    return ROWS.join(CELLS, ROWS.c.cell == CELLS.c.id) if latest else ROWS
+
+
+def _filtered(query: sa.Select[Any], store: Store, chosen: Mapping[str, Sequence[str]], latest: bool) -> sa.Select[Any]:
+    wanted = {name: list(given) for name, given in chosen.items() if given}
+    statuses = wanted.pop("status", [])
+    if wanted:
+        query = query.where(ROWS.c.series.in_(_series(store, wanted)))
+    if statuses:
+        query = query.where(ROWS.c.status.in_(statuses))
+        if "ok" not in statuses:
+            query = query.where(ROWS.c.status != "ok")  # lets the index of failures serve
+    return query.where(CELLS.c.latest == 1) if latest else query
+
+
+def _series(store: Store, wanted: Mapping[str, Sequence[str]]) -> list[int]:
+    query = sa.select(SERIES.c.id).join(SETTINGS, SERIES.c.setting == SETTINGS.c.id)
+    query = query.where(*(FLAT[name].in_(given) for name, given in wanted.items()))
+    with store.reading() as connection:
+        return list(connection.execute(query).scalars())

@@ -1,0 +1,153 @@
+"""Tables. What many rows share stands once: a row belongs to a cell, a cell to a series, a series to a setting.
+
+settings  machine, device, dtype, threads and case: only numbers of one setting compare
+series    a method with its options measured in one way; its cells differ by T, seed, source and versions
+cells     finished measurements; `latest` marks the newest of its series, T and seed
+rows      one measured value each; `series` is repeated here so that a page of rows needs no join to be found
+samples   the raw samples of a row, apart because most readers never want them
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+SCHEMA_VERSION = 2
+
+SCHEMA = sa.MetaData()
+
+META = sa.Table("meta", SCHEMA, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.String))
+
+SETTINGS = sa.Table(
+    "settings",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False, unique=True),
+    sa.Column("machine", sa.String, nullable=False),
+    sa.Column("device", sa.String, nullable=False),
+    sa.Column("dtype", sa.String, nullable=False),
+    sa.Column("threads", sa.Integer, nullable=False),
+    sa.Column("case", sa.String, nullable=False),
+)
+
+SERIES = sa.Table(
+    "series",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False, unique=True),
+    sa.Column("setting", sa.Integer, nullable=False, index=True),
+    sa.Column("method", sa.String, nullable=False, index=True),
+    sa.Column("options", sa.String, nullable=False),
+    sa.Column("impl", sa.String, nullable=False),
+    sa.Column("measure", sa.String, nullable=False),
+    sa.Column("phase", sa.String, nullable=False),
+    sa.Column("level", sa.String, nullable=False),
+    sa.Column("policy", sa.String, nullable=False),
+)
+
+CELLS = sa.Table(
+    "cells",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("key", sa.String, nullable=False, unique=True),
+    sa.Column("series", sa.Integer, nullable=False),
+    sa.Column("T", sa.Integer, nullable=False),
+    sa.Column("seed", sa.Integer, nullable=False),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("finished", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("source", sa.String, nullable=False),
+    sa.Column("versions", sa.String, nullable=False),
+    sa.Column("origin", sa.String, nullable=False),
+    sa.Column("latest", sa.Integer, nullable=False),
+    sa.Index("ix_cells_series", "series", "latest", "finished"),
+    sa.Index("ix_cells_status", "status"),
+    sqlite_autoincrement=True,
+)
+
+ROWS = sa.Table(
+    "rows",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("cell", sa.Integer, nullable=False, index=True),
+    sa.Column("series", sa.Integer, nullable=False, index=True),
+    sa.Column("T", sa.Integer, nullable=False),
+    sa.Column("metric", sa.String, nullable=False),
+    sa.Column("value", sa.Float),
+    sa.Column("unit", sa.String, nullable=False),
+    sa.Column("low", sa.Float),
+    sa.Column("high", sa.Float),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("n", sa.Integer, nullable=False),
+    sqlite_autoincrement=True,
+)
+# Failures are few among many rows: this finds them without reading the others.
+sa.Index(
+    "ix_rows_failed",
+    ROWS.c.status,
+    sqlite_where=ROWS.c.status != "ok",
+    postgresql_where=ROWS.c.status != "ok",
+)
+
+SAMPLES = sa.Table(
+    "samples",
+    SCHEMA,
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("samples", sa.String, nullable=False),
+)
+
+JOBS = sa.Table(
+    "jobs",
+    SCHEMA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("plan", sa.String, nullable=False),
+    sa.Column("plan_hash", sa.String, nullable=False),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("done", sa.Integer, nullable=False, default=0),
+    sa.Column("total", sa.Integer, nullable=False, default=0),
+    sa.Column("current", sa.String, nullable=False, default=""),
+    sa.Column("error", sa.String, nullable=False, default=""),
+    sa.Column("cancel", sa.Integer, nullable=False, default=0),
+    sa.Column("pid", sa.Integer),
+    sa.Column("pid_started", sa.Float),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("started", sa.Float),
+    sa.Column("finished", sa.Float),
+)
+
+# A flat row, as Store.rows and every export give it: name -> column.
+FLAT: dict[str, sa.Column[object]] = {
+    "id": ROWS.c.id,
+    "cell": CELLS.c.key,
+    "method": SERIES.c.method,
+    "options": SERIES.c.options,
+    "impl": SERIES.c.impl,
+    "measure": SERIES.c.measure,
+    "phase": SERIES.c.phase,
+    "level": SERIES.c.level,
+    "policy": SERIES.c.policy,
+    "T": ROWS.c.T,
+    "metric": ROWS.c.metric,
+    "value": ROWS.c.value,
+    "unit": ROWS.c.unit,
+    "low": ROWS.c.low,
+    "high": ROWS.c.high,
+    "status": ROWS.c.status,
+    "reason": ROWS.c.reason,
+    "device": SETTINGS.c.device,
+    "dtype": SETTINGS.c.dtype,
+    "case": SETTINGS.c.case,
+    "seed": CELLS.c.seed,
+    "threads": SETTINGS.c.threads,
+    "n": ROWS.c.n,
+    "samples": SAMPLES.c.samples,
+    "machine": SETTINGS.c.machine,
+    "versions": CELLS.c.versions,
+    "source": CELLS.c.source,
+    "origin": CELLS.c.origin,
+    "seconds": CELLS.c.seconds,
+    "created": CELLS.c.finished,
+}
+
+# Columns of a flat row that hold JSON.
+JSON_COLUMNS = ("options", "case", "samples", "versions")

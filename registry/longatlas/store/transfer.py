@@ -1,0 +1,224 @@
+"""Results out of a store and into another: flat rows as CSV, JSON or Parquet, checked on the way in."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longatlas.errors import LongAtlasError, unknown_name
+from longatlas.harness.plan import DEVICES, DTYPES, LEVELS, MEASURES, PHASES, POLICIES
+from longatlas.store.schema import CELLS, FLAT, JSON_COLUMNS
+from longatlas.store.store import Store
+from longatlas.store.writing import Record, put
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Rows = list[dict[str, Any]]
+
+STATUSES = ("ok", "oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
+LARGEST_FILE = 512 << 20  # bytes
+_INTEGERS = ("T", "seed", "threads", "n")
+_NUMBERS = ("value", "low", "high", "seconds", "created")
+_MADE_HERE = ("id", "origin")  # not what was measured: given anew by the store that takes the rows
+# What an export of an earlier version, or of another tool, may lack.
+_OPTIONAL: dict[str, Any] = {"samples": [], "seconds": 0.0, "level": "", "policy": "", "reason": "", "n": 0}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did: cells taken in with their rows, and cells that were there already."""
+
+    cells: int
+    rows: int
+    known: int
+
+
+def export_rows(frame: pd.DataFrame, path: Path) -> None:
+    """Write flat rows to a .csv, .json or .parquet file, whole or not at all.
+
+    Raises LongAtlasError for another suffix and where the file cannot be written.
+    """
+    kind = _kind(path)
+    flat = frame if kind == "json" else _with_text(frame)
+    writers: dict[str, Callable[[Path], None]] = {
+        "csv": lambda target: flat.to_csv(target, index=False, float_format="%.17g"),
+        "json": lambda target: _write_json(flat, target),
+        "parquet": lambda target: flat.to_parquet(target, index=False),
+    }
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        writers[kind](partial)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise LongAtlasError(f"cannot write '{path}': {error.strerror}; choose another place") from None
+
+
+def read_rows(path: Path) -> Rows:
+    """The checked flat rows of a file that export_rows or `--json` wrote, or pytest-benchmark with longatlas's plugin.
+
+    Raises LongAtlasError that names the file, the row and the column.
+    """
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise LongAtlasError(f"'{path}' is larger than {LARGEST_FILE >> 20} MiB; export a part of it (--method)")
+        found = _READERS[_kind(path)](path)
+    except OSError as error:
+        raise LongAtlasError(f"cannot read '{path}': {error.strerror}") from None
+    except LongAtlasError:
+        raise
+    except Exception as error:  # a library's own words for a damaged file
+        raise LongAtlasError(f"'{path}' cannot be read as {_kind(path).upper()}: {error}") from None
+    return [_checked(row, f"'{path}', row {number}") for number, row in enumerate(found, 1)]
+
+
+def import_rows(store: Store, rows: Rows, origin: str) -> Imported:
+    """Take rows in, in one transaction; cells that the store has already are left as they are.
+
+    origin  where they come from, shown beside them
+    """
+    records = list(_records(rows, origin))
+    with store.writing() as connection:
+        import sqlalchemy as sa
+
+        there = set(connection.execute(sa.select(CELLS.c.key)).scalars())
+        new = [record for record in records if record.key not in there]
+        put(connection, new)
+    return Imported(len(new), sum(len(record.rows) for record in new), len(records) - len(new))
+
+
+def _kind(path: Path) -> str:
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ("csv", "json", "parquet"):
+        raise LongAtlasError(f"'{path}' has the suffix '{path.suffix}'; it must be .csv, .json or .parquet")
+    return kind
+
+
+def _with_text(frame: pd.DataFrame) -> pd.DataFrame:
+    columns = [name for name in JSON_COLUMNS if name in frame]
+    return frame.assign(**{name: [json.dumps(value) for value in frame[name]] for name in columns})
+
+
+def _write_json(frame: pd.DataFrame, path: Path) -> None:
+    path.write_text(json.dumps(_plain(frame), indent=1) + "\n")
+
+
+def _plain(frame: pd.DataFrame) -> Rows:
+    """Rows as plain dicts with None for what is missing, numbers exact."""
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(key): value for key, value in record.items()} for record in records]
+
+
+def _read_csv(path: Path) -> Rows:
+    import pandas as pd
+
+    frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _NUMBERS}, dtype={"cell": str})
+    return _plain(frame)
+
+
+def _read_parquet(path: Path) -> Rows:
+    import pandas as pd
+
+    return _plain(pd.read_parquet(path))
+
+
+def _read_json(path: Path) -> Rows:
+    found = json.loads(path.read_text())
+    if isinstance(found, dict) and "benchmarks" in found:
+        from longatlas.bench.records import rows_of_benchmarks
+
+        return rows_of_benchmarks(found)
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise LongAtlasError(f"'{path}' holds no list of rows; `longatlas results export` writes one")
+    return found
+
+
+_READERS: dict[str, Callable[[Path], Rows]] = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}
+
+
+def _checked(row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A row with every column of its right type, or an error that names the column."""
+    unknown = set(row) - set(FLAT)
+    if unknown:
+        raise LongAtlasError(f"{place}: {unknown_name('column', min(unknown), FLAT)}")
+    made = {name: default for name, default in _OPTIONAL.items() if row.get(name) is None} | {
+        name: value for name, value in row.items() if value is not None or name in ("value", "low", "high")
+    }
+    for name in FLAT:
+        if name not in _MADE_HERE:
+            made[name] = _value(name, made.get(name), place)
+    _check_words(made, place)
+    return {name: made[name] for name in FLAT if name not in _MADE_HERE}
+
+
+def _value(name: str, value: Any, place: str) -> Any:
+    if name in ("value", "low", "high") and (value is None or (isinstance(value, float) and math.isnan(value))):
+        return None
+    if name in JSON_COLUMNS:
+        return _json_value(name, value, place)
+    kind: Any = int if name in _INTEGERS else (int, float) if name in _NUMBERS else str
+    if isinstance(value, float) and name in _INTEGERS and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, kind):
+        words = "a whole number" if name in _INTEGERS else "a number" if name in _NUMBERS else "text"
+        raise LongAtlasError(f"{place}: {name} is {value!r}; expected {words}")
+    if name in _INTEGERS and not 0 <= value < 2**63:
+        raise LongAtlasError(f"{place}: {name} is {value}; expected a whole number from 0 up to 2^63")
+    return float(value) if name in _NUMBERS else value
+
+
+def _json_value(name: str, value: Any, place: str) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise LongAtlasError(f"{place}: {name} is {value[:60]!r}; expected JSON") from None
+    kind = list if name == "samples" else dict
+    numbers = name != "samples" or (isinstance(value, list) and all(type(x) in (int, float) for x in value))
+    if not isinstance(value, kind) or not numbers:
+        raise LongAtlasError(
+            f"{place}: {name} is {value!r}; expected {'a list of numbers' if kind is list else 'an object'}"
+        )
+    return value
+
+
+def _check_words(row: Mapping[str, Any], place: str) -> None:
+    shaped = row["measure"] != "quality"
+    known = {"measure": MEASURES, "status": STATUSES, "device": DEVICES, "dtype": DTYPES}
+    if shaped:
+        known |= {"phase": PHASES, "level": ("", *LEVELS), "policy": ("", *POLICIES)}
+    for name, words in known.items():
+        if row[name] not in words:
+            raise LongAtlasError(f"{place}: {unknown_name(name, row[name], words)}")
+    for name in ("cell", "method"):
+        if not row[name]:
+            raise LongAtlasError(f"{place}: {name} is empty; every row names one")
+    if row["status"] == "ok" and row["metric"] and (row["value"] is None or not math.isfinite(row["value"])):
+        raise LongAtlasError(f"{place}: value is {row['value']!r} with status ok; expected a finite number")
+
+
+def _records(rows: Rows, origin: str) -> Iterator[Record]:
+    shared = ("method", "options", "impl", "measure", "phase", "level", "policy", "seed", "machine", "device")
+    more = ("dtype", "threads", "case", "source", "versions", "seconds")
+    order = {key: number for number, key in reversed(list(enumerate(row["cell"] for row in rows)))}
+    for key, group in groupby(sorted(rows, key=lambda row: order[row["cell"]]), key=lambda row: row["cell"]):
+        found = list(group)
+        first = found[0]
+        for name in (*shared, *more):
+            if any(row[name] != first[name] for row in found):
+                raise LongAtlasError(f"cell '{key}' has rows that differ in {name}; all rows of a cell are of one run")
+        values = ("metric", "value", "unit", "low", "high", "status", "reason", "n", "T", "samples")
+        yield Record(
+            key=key,
+            **{name: first[name] for name in (*shared, *more)},
+            T=first["T"] if first["measure"] != "quality" else 0,
+            finished=first["created"],
+            origin=origin,
+            rows=[{name: row[name] for name in values} for row in found],
+        )

@@ -1,0 +1,136 @@
+"""Puts cells into the tables; used by the store, by imports and by migrations alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from longatlas.store.schema import CELLS, ROWS, SAMPLES, SERIES, SETTINGS
+
+_SETTING = ("machine", "device", "dtype", "threads", "case")
+_SERIES = ("setting", "method", "options", "impl", "measure", "phase", "level", "policy")
+ROW_DEFAULTS: dict[str, Any] = {
+    "metric": "",
+    "value": None,
+    "unit": "",
+    "low": None,
+    "high": None,
+    "status": "ok",
+    "reason": "",
+    "n": 0,
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished cell as the store takes it: what it was, how it was measured, and its rows."""
+
+    key: str
+    method: str
+    options: Mapping[str, Any]
+    impl: str
+    measure: str
+    phase: str
+    level: str
+    policy: str
+    T: int
+    seed: int
+    machine: str
+    device: str
+    dtype: str
+    threads: int
+    case: Mapping[str, Any]
+    source: str
+    versions: Mapping[str, Any]
+    finished: float
+    seconds: float
+    rows: Sequence[Mapping[str, Any]]
+    origin: str = ""
+
+    @property
+    def status(self) -> str:
+        return str(self.rows[0].get("status", "ok"))
+
+
+def canonical(value: Any) -> str:
+    """JSON in one spelling, so that equal things compare equal."""
+    return json.dumps(value, sort_keys=True)
+
+
+def put(connection: Connection, records: Iterable[Record]) -> None:
+    """Insert cells; one with the same key is replaced, and an earlier one of the same measurement is superseded."""
+    for record in records:
+        remove(connection, CELLS.c.key == record.key)
+        series = _series_id(connection, record)
+        cell = _insert_cell(connection, record, series)
+        _insert_rows(connection, record, series, cell)
+
+
+def remove(connection: Connection, which: sa.ColumnElement[bool]) -> int:
+    """Delete cells with their rows and samples; how many cells. Call mark_latest afterwards unless one is put back."""
+    cells = sa.select(CELLS.c.id).where(which)
+    rows = sa.select(ROWS.c.id).where(ROWS.c.cell.in_(cells))
+    connection.execute(sa.delete(SAMPLES).where(SAMPLES.c.row.in_(rows)))
+    connection.execute(sa.delete(ROWS).where(ROWS.c.cell.in_(cells)))
+    return connection.execute(sa.delete(CELLS).where(which)).rowcount
+
+
+def mark_latest(connection: Connection) -> None:
+    """Work out anew which cell of each measurement is the newest."""
+    newest = sa.select(sa.func.max(CELLS.c.id)).group_by(CELLS.c.series, CELLS.c["T"], CELLS.c.seed)
+    connection.execute(sa.update(CELLS).values(latest=0))
+    connection.execute(sa.update(CELLS).where(CELLS.c.id.in_(newest)).values(latest=1))
+
+
+def _insert_cell(connection: Connection, record: Record, series: int) -> int:
+    same = (CELLS.c.series == series) & (CELLS.c["T"] == record.T) & (CELLS.c.seed == record.seed)
+    connection.execute(sa.update(CELLS).where(same, CELLS.c.latest == 1).values(latest=0))
+    values = {
+        "key": record.key,
+        "series": series,
+        "T": record.T,
+        "seed": record.seed,
+        "status": record.status,
+        "finished": record.finished,
+        "seconds": record.seconds,
+        "source": record.source,
+        "versions": canonical(record.versions),
+        "origin": record.origin,
+        "latest": 1,
+    }
+    return int(connection.execute(sa.insert(CELLS).values(**values).returning(CELLS.c.id)).scalar_one())
+
+
+def _insert_rows(connection: Connection, record: Record, series: int, cell: int) -> None:
+    for row in record.rows:
+        values = {**ROW_DEFAULTS, "T": record.T, **row}
+        samples = values.pop("samples", None)
+        query = sa.insert(ROWS).values(cell=cell, series=series, **values).returning(ROWS.c.id)
+        number = connection.execute(query).scalar_one()
+        if samples:
+            connection.execute(sa.insert(SAMPLES).values(row=number, samples=json.dumps(list(samples))))
+
+
+def _series_id(connection: Connection, record: Record) -> int:
+    facts = {name: getattr(record, name) for name in _SETTING} | {"case": canonical(record.case)}
+    setting = _find_or_make(connection, SETTINGS, facts)
+    series = {name: getattr(record, name) for name in _SERIES if name != "setting"}
+    return _find_or_make(connection, SERIES, {**series, "setting": setting, "options": canonical(record.options)})
+
+
+def _find_or_make(connection: Connection, table: sa.Table, values: dict[str, Any]) -> int:
+    digest = hashlib.sha256(canonical(values).encode()).hexdigest()[:24]
+    query = sa.select(table.c.id).where(table.c.digest == digest)
+    found = connection.execute(query).scalar()
+    if found is None:
+        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+        connection.execute(dialect.insert(table).values(digest=digest, **values).on_conflict_do_nothing())
+        found = connection.execute(query).scalar_one()
+    return int(found)

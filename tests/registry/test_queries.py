@@ -1,0 +1,89 @@
+"""What the dashboard asks the store gives the same as reading all rows and choosing among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from longatlas.harness.cells import expand
+from longatlas.harness.plan import Plan
+from longatlas.store import Store, queries
+
+PLAN = Plan(methods=("vanilla", "alibi", "sliding_window:window=8"), measure=("speed", "memory"), lengths=(8, 16, 32))
+CELLS = expand(PLAN)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    where = str(tmp_path / "s.sqlite") if request.param == "sqlite" else request.getfixturevalue("postgres_store")
+    made = Store(where)
+    for number, cell in enumerate(CELLS):
+        rows: list[dict[str, Any]] = [{"metric": "a", "value": 1.0 * number}, {"metric": "b", "value": 2.0}]
+        made.save(cell, rows if number % 7 else [{"status": "oom", "reason": "no"}], 1.0)
+    for cell in CELLS[:4]:
+        made.save(replace(cell, source="changed", dtype="float64"), [{"metric": "a", "value": 5.0}], 1.0)
+        made.save(replace(cell, source="again"), [{"metric": "a", "value": 6.0}], 1.0)
+    yield made
+    made.engine.dispose()
+
+
+def chosen(frame: pd.DataFrame, filters: dict[str, list[str]]) -> pd.DataFrame:
+    for name, wanted in filters.items():
+        frame = frame[frame[name].isin(wanted)] if wanted else frame
+    return frame
+
+
+FILTERS: list[dict[str, list[str]]] = [
+    {},
+    {"method": ["vanilla"]},
+    {"method": ["vanilla", "alibi"], "phase": ["train"]},
+    {"status": ["oom"]},
+    {"status": ["ok", "oom"], "measure": ["speed"]},
+    {"dtype": ["float64"]},
+    {"method": ["nothing"]},
+    {"level": ["decoder"], "phase": []},
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS, ids=[",".join(f) or "none" for f in FILTERS])
+@pytest.mark.parametrize("latest", [False, True])
+def test_pages_and_counts(store: Store, filters: dict[str, list[str]], latest: bool) -> None:
+    expected = chosen(store.rows(latest=latest), filters).sort_values("id", ascending=False)
+    assert queries.count(store, filters, latest=latest) == len(expected)
+    pages = [queries.page(store, filters, latest=latest, number=number, size=40) for number in range(4)]
+    assert list(pd.concat(pages)["id"]) == list(expected["id"])[:160]
+    assert list(pages[0].columns) == list(expected.columns)
+
+
+def test_values_of_filters(store: Store) -> None:
+    frame = store.rows()
+    for name in queries.FILTERS:
+        assert queries.values(store, name) == sorted(set(frame[name])), name
+
+
+def test_counts_and_methods(store: Store) -> None:
+    frame = store.rows()
+    assert queries.counts(store) == (len(frame), frame["cell"].nunique(), 3)
+    found = queries.methods(store)
+    assert list(found["method"]) == ["vanilla", "alibi", "sliding_window:window=8"]
+    assert list(found["cells"]) == [frame[frame["method"] == name]["cell"].nunique() for name in found["method"]]
+
+
+def test_settings_and_their_rows(store: Store) -> None:
+    found = queries.settings(store, ["vanilla", "alibi"], ["speed", "memory"])
+    assert sorted(found["dtype"]) == ["float32", "float64"]
+    assert list(found["created"]) == sorted(found["created"], reverse=True)
+    frame = store.rows(latest=True)
+    for _, setting in found.iterrows():
+        rows = queries.rows_of(store, ["vanilla", "alibi"], ["speed", "memory"], setting["setting"], setting["level"])
+        expected = frame[frame["method"].isin(["vanilla", "alibi"]) & (frame["dtype"] == setting["dtype"])]
+        assert list(rows["id"]) == list(expected["id"])
+        assert set(rows.columns) == set(expected.columns) - set(queries.NOT_PLOTTED)
+        assert setting["cells"] == expected["cell"].nunique()
+    assert queries.settings(store, ["nothing"], ["speed"]).empty
+    assert len(queries.settings(store, ["vanilla"], ["speed"], phase="train")) == 2
