@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from longatlas import Decoder, DecoderConfig, UnsupportedError
+from longatlas import Decoder, DecoderConfig, LongAtlasError, UnsupportedError
 from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan
 from longatlas.tasks import estimate, hosts, language_model
@@ -126,6 +126,12 @@ def test_a_sweep_in_which_all_diverge_is_unsupported(make_session: Any) -> None:
     with pytest.raises(UnsupportedError, match=r"diverged with every seed at every learning rate \(0.001, 0.01\)"):
         session.sweep(Recipe(CONFIG, nothing, "nothing"), lambda learner, seed: [])
     assert files(session) == {}
+
+
+@pytest.mark.parametrize(("name", "value"), [("lrs", ()), ("steps", 0)])
+def test_a_preset_without_rates_or_steps_is_refused(name: str, value: Any, make_session: Any) -> None:
+    with pytest.raises(LongAtlasError, match=f"a preset of task 'mqar' has {name}=.*; a sweep needs some, such as"):
+        make_session("mqar", **{name: value}).sweep(COPY, lambda learner, seed: [])
 
 
 def test_a_plugins_task_may_train_one_decoder(make_session: Any) -> None:

@@ -55,7 +55,7 @@ class Autoencoder(nn.Module):
         if not isinstance(decoder.core, Stack):
             raise UnsupportedError("compression reads the last hidden state, which a model method hides")
         width = decoder.config.d_model
-        self.decoder, self.stack = decoder, decoder.core
+        self.stack = decoder.core
         self.places = nn.Embedding(length, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 

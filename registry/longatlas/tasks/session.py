@@ -15,7 +15,7 @@ from longatlas.catalog import load_catalog
 from longatlas.combination import Combination, parse_spec
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
-from longatlas.errors import UnsupportedError
+from longatlas.errors import LongAtlasError, UnsupportedError
 from longatlas.harness.cells import environment, environment_digest
 from longatlas.harness.sources import source_digest
 from longatlas.tasks import hosts
@@ -66,14 +66,25 @@ class Session:
 
         score  score(learner, seed) -> rows; the first is what rates are chosen by
 
-        See longatlas.tasks.sweep for what the rows say. Raises UnsupportedError when every training diverges.
+        See longatlas.tasks.sweep for what the rows say. Raises UnsupportedError when every training diverges, and
+        LongAtlasError when the preset lacks `lrs` or `steps`.
         """
+        self._check_preset()
 
         def trial(lr: float, seed: int) -> Trial:
             learner, record = self.trained(recipe, lr, seed)
             return Trial(record, score(learner, seed))
 
         return sweep(self.settings["lrs"], self.seeds, trial, lower_is_better=lower_is_better)
+
+    def _check_preset(self) -> None:
+        for name, such_as in (("lrs", "(1e-3, 3e-3)"), ("steps", "500")):
+            value = self.settings.get(name)
+            if not value:
+                raise LongAtlasError(
+                    f"a preset of task '{self.task}' has {name}={value!r}; a sweep needs some, such as {such_as}: "
+                    "give them in the task's presets"
+                )
 
     @property
     def seeds(self) -> range:
