@@ -1,6 +1,6 @@
 # make demo   compare methods on this machine, then open the dashboard on 127.0.0.1:$(PORT)
 # make test   ruff, mypy and the tests
-# make bench  pytest-benchmark comparisons
+# make bench  the ratios of docs/results, and longatlas.bench's comparisons of the demo's methods
 
 PORT ?= 8501
 VENV := .venv
@@ -20,7 +20,8 @@ test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 bench: $(VENV)/.installed
-	$(BIN)/pytest tests/benchmarks --benchmark-only
+	$(BIN)/pytest tests/benchmarks/test_targets.py --benchmark-only
+	$(BIN)/pytest --pyargs longatlas.bench
 
 picture: $(VENV)/.installed
 	$(BIN)/python docs/make_picture.py

@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from longatlas.harness import analysis
 from longatlas.harness.plan import Plan
-from longatlas.harness.running import Progress, run
+from longatlas.harness.progress import Progress
+from longatlas.harness.running import run
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "cpu-2-cores" / "quality.json"
@@ -31,7 +31,7 @@ def main() -> None:
         start = time.monotonic()
         frames = [run(plan, store=store, progress=tell) for plan in plans(claims)]
         print(f"{time.monotonic() - start:.0f} s")
-    rows = analysis.latest(pd.concat(frames)).drop(columns="case_text")
+    rows = pd.concat(frames)
     lines = [json.dumps(row) for row in json.loads(rows.to_json(orient="records", double_precision=15))]
     RESULTS.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 

@@ -42,7 +42,7 @@ def test_exponent_interval_is_students_t_of_the_slope() -> None:
     error = np.sqrt(((y - slope * x - offset) ** 2).sum() / 2 / ((x - x.mean()) ** 2).sum())
     assert fit is not None
     assert fit.exponent == pytest.approx(slope)
-    assert fit.high == pytest.approx(slope + 4.303 * error)
+    assert fit.high == pytest.approx(slope + 4.3026527 * error, rel=1e-7)
 
 
 @pytest.mark.parametrize(("lengths", "values"), [([512], [1]), ([512, 512], [1, 2]), ([512, 1024], [0, 1])])

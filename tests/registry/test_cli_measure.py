@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -208,3 +209,11 @@ def test_help_names_every_option_and_shows_examples(command: Command) -> None:
         "[default: 512,1024,2048,4096]",
     ):
         assert word in " ".join(text.split())
+
+
+def test_the_preset_paper_asks_first(command: Command) -> None:
+    plan = ("--methods", "vanilla", "--measure", "quality", "--tasks", "mqar", "--preset", "paper", "--threads", "1")
+    asked = command("run", *plan, stdin=subprocess.DEVNULL)
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert re.search(r"would take about [\d.e+]+ (minutes|hours|days) here", asked.stderr), asked.stderr
+    assert "there is no terminal to ask at; add --yes" in asked.stderr

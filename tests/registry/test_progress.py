@@ -95,3 +95,8 @@ def test_the_python_api_is_silent_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599.0, "59:59"), (3600.0, "1:00:00")])
 def test_time_is_told_in_minutes(seconds: float, text: str) -> None:
     assert progress._minutes(seconds) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.0, "3 seconds"), (150.0, "2.5 minutes"), (4e5, "4.6 days")])
+def test_a_long_time_in_words(seconds: float, text: str) -> None:
+    assert progress.in_words(seconds) == text

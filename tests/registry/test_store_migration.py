@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from longatlas import LongAtlasError
-from longatlas.store import Store
+from longatlas.store import Store, open_to_read
 from longatlas.store.schema import SCHEMA_VERSION
 
 VERSION_1 = """
@@ -117,6 +117,14 @@ def test_an_old_store_that_may_not_be_changed_says_what_to_do(tmp_path: Path) ->
     with pytest.raises(LongAtlasError, match="has schema version 1, and it may not be changed here"):
         Store(str(path), read_only=True)
     assert path.read_bytes() == before
+
+
+def test_who_only_wants_to_read_gets_it_migrated_where_that_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    version_1(path)
+    store = open_to_read(str(path))
+    assert store.read_only
+    assert len(store.rows()) == 6
 
 
 def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from longatlas.harness.plan import KEYS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from longatlas.harness.plan import Plan
+
 Command = Callable[..., Any]
 
 _LISTS = {
@@ -78,8 +80,9 @@ def _default(key: str) -> str:
 @plan_options
 @store_option
 @click.option("--force", is_flag=True, help="Measure again what is finished.")
+@click.option("--yes", is_flag=True, help="Do not ask before the preset paper, which takes hours or days.")
 @json_option
-def run(plan: str | None, store: str | None, force: bool, as_json: bool, **given: Any) -> None:
+def run(plan: str | None, store: str | None, force: bool, yes: bool, as_json: bool, **given: Any) -> None:
     """Measure what a plan asks for; what is in the store already is not measured again.
 
     PLAN is a YAML file; options replace its keys. Without it, --methods says what to measure. A cell that fails is a
@@ -94,12 +97,28 @@ def run(plan: str | None, store: str | None, force: bool, as_json: bool, **given
     from longatlas.harness.running import run as run_plan
 
     chosen = make_plan(plan, given)
+    if chosen.preset == "paper" and "quality" in chosen.measure and not yes:
+        ask_first(chosen, store)
     with kept_when_interrupted(), progress_bar() as progress:
         frame = run_plan(chosen, store=store, force=force, progress=progress)
     if as_json:
         print_json(flat_rows(frame))
     else:
         print_tables(frame)
+
+
+def ask_first(plan: Plan, store: str | None) -> None:
+    """Tell what the published setting takes on this machine, and go on only when told to."""
+    from longatlas.harness.progress import in_words
+    from longatlas.harness.running import estimate
+    from longatlas.store import Store
+
+    click.echo("The preset paper trains as published. Timing a few steps of each method ...", err=True)
+    seconds = estimate(plan, Store(store))
+    click.echo(f"The quality tasks would take about {in_words(seconds)} here.", err=True)
+    if not sys.stdin.isatty():
+        raise LongAtlasError("the preset paper asks before it runs, and there is no terminal to ask at; add --yes")
+    click.confirm("Go on?", abort=True, err=True)
 
 
 @contextmanager

@@ -52,10 +52,10 @@ def results(
     context.obj = store
     if context.invoked_subcommand is not None:
         return
-    from longatlas.store import Store
+    from longatlas.store import open_to_read
 
     chosen = {"methods": methods, "measure": measure or "", "phase": phase}
-    frame = Store(store, read_only=True).rows(latest=True, **chosen)  # type: ignore[arg-type]
+    frame = open_to_read(store).rows(latest=True, **chosen)  # type: ignore[arg-type]
     if as_json:
         print_json(flat_rows(frame))
     elif frame.empty and any(chosen.values()):
@@ -82,10 +82,10 @@ def export(
     store: str | None,
 ) -> None:
     """Write rows to FILE: .csv, .json or .parquet, with all samples, versions and the machine."""
-    from longatlas.store import Store
+    from longatlas.store import open_to_read
     from longatlas.store.transfer import export_rows
 
-    opened = Store(store or given, read_only=True)
+    opened = open_to_read(store or given)
     frame = opened.rows(methods=methods, measure=measure or "", phase=phase, latest=not everything, samples=True)
     export_rows(frame, file)
     click.echo(f"{len(frame)} rows of {frame['cell'].nunique()} cells are in {file}")

@@ -39,9 +39,9 @@ def load_side(where: str | None) -> Side:
             return Side("the shipped baseline", _from_file(path), is_shipped=True)
     if where is not None and "://" not in where and Path(where).suffix.lower() in _FILES:
         return Side(where, _from_file(Path(where)))
-    from longatlas.store import Store
+    from longatlas.store import open_to_read
 
-    store = Store(where, read_only=True)
+    store = open_to_read(where)
     return Side(store.name, store.rows(latest=True))
 
 

@@ -1,4 +1,4 @@
-"""What rows mean: latest results, exponents, crossovers, ratios, Pareto frontier. Frames in, frames out."""
+"""What rows mean: exponents, crossovers, ratios, Pareto frontier. Frames in, frames out."""
 
 from __future__ import annotations
 
@@ -8,44 +8,13 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
+from scipy.stats import linregress
+from scipy.stats import t as student
 
 SHAPED = ("speed", "memory")
-CONDITIONS = ("machine", "device", "dtype", "threads")
 FAILED = ("oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
 
-# What makes two rows repeats of one measurement; quality rows carry several T of one cell.
-_IDENTITY = (
-    "method",
-    "impl",
-    "measure",
-    "phase",
-    "device",
-    "dtype",
-    "case_text",
-    "threads",
-    "seed",
-    "machine",
-)
 _SERIES = ("method", "impl", "phase", "metric")
-
-# Two-sided 95% quantiles of Student's t by degrees of freedom, from 1.
-_T95 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-)
 
 
 def measured(frame: pd.DataFrame, metric: str, phase: str = "") -> pd.DataFrame:
@@ -82,15 +51,12 @@ def fit_exponent(lengths: Sequence[float], values: Sequence[float]) -> Fit | Non
     if len(x) < 2 or len(np.unique(x)) < 2 or (x <= 0).any() or not (y > 0).all():
         return None
     x, y = np.log(x), np.log(y)
-    spread = float(((x - x.mean()) ** 2).sum())
-    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
+    fit = linregress(x, y)
     free = len(x) - 2
     if free < 1:
-        return Fit(slope, None, None, len(x))
-    residual = y - y.mean() - slope * (x - x.mean())
-    error = float(np.sqrt((residual**2).sum() / free / spread))
-    half = (_T95[free - 1] if free <= len(_T95) else 1.96) * error
-    return Fit(slope, slope - half, slope + half, len(x))
+        return Fit(float(fit.slope), None, None, len(x))
+    half = float(student.ppf(0.975, free) * fit.stderr)
+    return Fit(float(fit.slope), float(fit.slope) - half, float(fit.slope) + half, len(x))
 
 
 def exponents(frame: pd.DataFrame) -> pd.DataFrame:

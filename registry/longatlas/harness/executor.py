@@ -47,6 +47,7 @@ class Turns:
     seconds: float = 0.0
     work: float = 0.0
     rows: list[Row] = field(default_factory=list)
+    answer: Answer = field(default_factory=dict)
     was_idle: bool = False
     was_crowded: bool = False
 
@@ -56,10 +57,10 @@ class Turns:
             self.worker.start()  # its start is not the cell's time
             start = time.monotonic()
             left = max(self.timeout - self.seconds, 0.0)
-            answer: Answer = self.worker.ask(what, arguments, timeout=left, should_stop=should_stop)
+            self.answer = self.worker.ask(what, arguments, timeout=left, should_stop=should_stop)
             self.seconds += time.monotonic() - start
-            self.work += answer.get("work", 0.0)
-            self.rows = answer.get("rows", [])
+            self.work += self.answer.get("work", 0.0)
+            self.rows = self.answer.get("rows", [])
         except LostError as lost:
             reason = f"not done after {self.timeout:g} s" if lost.status == "timeout" else lost.reason
             self.rows, self.was_idle = [{"status": lost.status, "reason": reason}], lost.was_idle
@@ -103,6 +104,13 @@ class Executor:
     def measure(self, cell: Cell, timeout: float, should_stop: Callable[[], bool] = lambda: False) -> Finished:
         """Measure one cell; a worker that dies or hangs gives a row `crash`, `oom` or `timeout`."""
         return next(self.measure_group([cell], timeout, should_stop))
+
+    def estimate(self, cell: Cell, timeout: float, should_stop: Callable[[], bool] = lambda: False) -> float | None:
+        """Seconds that a quality cell's trainings would take, from a few steps; None where it cannot be run."""
+        turns = Turns(cell, self._worker(cell), timeout)
+        turns.worker.begin_cell()
+        found = turns.ask("estimate", {"cell": asdict(cell), "cache": str(self._cache)}, should_stop)
+        return None if found else float(turns.answer["seconds"])
 
     def measure_group(
         self,

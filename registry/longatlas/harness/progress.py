@@ -129,6 +129,14 @@ class progress_bar:
             self._console.print(told, soft_wrap=True, markup=False)
 
 
+def in_words(seconds: float) -> str:
+    """A long time in words: "3.5 hours"."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} seconds"
+
+
 def _minutes(seconds: float) -> str:
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)

@@ -53,6 +53,20 @@ def run(
     return store.rows(keys=[cell.key for cell in cells])
 
 
+def estimate(plan: Plan, store: Store) -> float:
+    """Seconds that the missing quality cells of a plan would take, from a few training steps of each.
+
+    Retrofit methods share a host, so the sum is what it takes at most; cells that cannot be run count as nothing.
+    """
+    cells = [cell for cell in expand(plan) if cell.measure == "quality"]
+    done = store.finished((cell.key for cell in cells), timeout=plan.timeout)
+    with (
+        device_slot(plan.device),
+        Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor,
+    ):
+        return sum(executor.estimate(cell, plan.timeout) or 0.0 for cell in cells if cell.key not in done)
+
+
 def _listener(progress: Listener | bool) -> AbstractContextManager[Listener]:
     if progress is True:
         return progress_bar(only_on_terminal=True)

@@ -10,6 +10,9 @@ from typing import Any, cast
 
 import pandas as pd
 
+from longatlas.combination import parse_spec
+from longatlas.errors import LongAtlasError
+from longatlas.harness.analysis import exponents
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
 
 BASELINE = "vanilla"
@@ -26,8 +29,8 @@ class Table:
 
 
 def summarise(frame: pd.DataFrame) -> list[Table]:
-    """The tables that a set of rows gives: speed, memory, one per quality task, and what failed."""
-    tables = [*_speed(frame), *_memory(frame), *_quality(frame), *_failures(frame)]
+    """The tables that a set of rows gives: speed, memory, growth with T, one per quality task, and what failed."""
+    tables = [*_speed(frame), *_memory(frame), *_growth(frame), *_quality(frame), *_failures(frame)]
     return [table for table in tables if table.lines]
 
 
@@ -45,6 +48,32 @@ def _memory(frame: pd.DataFrame) -> Iterator[Table]:
     for phase in ("train", "prefill"):
         yield from _by_length(peaks[peaks["phase"] == phase], f"{phase}: peak MiB", _mebibytes)
     yield from _by_length(memory[memory["metric"] == "state_bytes"], "state: KiB after T tokens", _kibibytes)
+
+
+def _growth(frame: pd.DataFrame) -> Iterator[Table]:
+    """Fitted exponents of T beside what the cards claim; a method's own setting is its newest one."""
+    shown = {"prefill_ms": "prefill time", "train_ms": "train time", "state_bytes": "state"}
+    rows = frame[frame["metric"].isin(list(shown)) & (frame["level"] == "decoder")]
+    rows = rows.drop_duplicates(["method", "impl", "phase", "metric", "T"], keep="last")
+    fits = exponents(rows[rows["value"] > 0]) if rows["T"].nunique() > 1 else pd.DataFrame()
+    lines: dict[str, list[str]] = {}
+    for fit in fits.itertuples():
+        line = lines.setdefault(str(fit.method), [str(fit.method), *_claimed(str(fit.method)), "–", "–", "–"])
+        line[3 + list(shown).index(str(fit.metric))] = _exponent(fit)
+    columns = ["method", "time claimed", "state claimed", *shown.values()]
+    yield Table("growth: exponent of T (± 95%), claimed and fitted", columns, list(lines.values()))
+
+
+def _claimed(spec: str) -> tuple[str, str]:
+    try:
+        costs = [part.method.cost for part in parse_spec(spec).parts]
+    except LongAtlasError:  # of a plugin that is not installed any more
+        return "–", "–"
+    return " + ".join(cost.time for cost in costs), " + ".join(cost.state for cost in costs)
+
+
+def _exponent(fit: Any) -> str:
+    return f"{fit.exponent:.2f}" + ("" if pd.isna(fit.low) else f" ± {(fit.high - fit.low) / 2:.2f}")
 
 
 def _quality(frame: pd.DataFrame) -> Iterator[Table]:

@@ -15,6 +15,7 @@ from longatlas.measure.memory import memory_rows
 from longatlas.measure.policies import POLICIES
 from longatlas.measure.rows import Answer, Row, checked, failure, is_out_of_memory
 from longatlas.measure.speed import Timing
+from longatlas.tasks.estimate import seconds
 from longatlas.tasks.session import open_session
 
 
@@ -52,6 +53,12 @@ class Bench:
         start = time.perf_counter()
         rows = _memory(cell) if cell["measure"] == "memory" else _quality(cell, cache)
         return {"rows": checked(rows), "work": time.perf_counter() - start}
+
+    @answered
+    def estimate(self, cell: dict[str, Any], cache: str) -> Answer:
+        """What a quality cell would take, from a few of its own training steps: `seconds`."""
+        torch.set_num_threads(cell["threads"])
+        return {"seconds": seconds(cell, cache)}
 
     @answered
     def prepare(self, cell: dict[str, Any]) -> Answer:

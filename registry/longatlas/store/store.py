@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 MANY = 500  # parameters of one query
 
 
+class OldStoreError(LongAtlasError):
+    """A store of an earlier schema version, opened where it may not be changed."""
+
+
 class Store:
     """Open a store, creating it where there is none and bringing an older one to this version.
 
@@ -82,12 +86,12 @@ class Store:
                 f"store '{self.name}' is a database of something else (tables: {', '.join(sorted(names)[:5])}); "
                 "choose another with --store"
             )
+        if self.read_only and version == 0:
+            raise LongAtlasError(f"store '{self.name}' holds no longatlas results; choose another with --store")
         if self.read_only:
-            raise LongAtlasError(
-                f"store '{self.name}' holds no longatlas results; choose another with --store"
-                if version == 0
-                else f"store '{self.name}' has schema version {version}, and it may not be changed here; "
-                f"`longatlas jobs --store` with it, where it can be written, brings it to version {SCHEMA_VERSION}"
+            raise OldStoreError(
+                f"store '{self.name}' has schema version {version}, and it may not be changed here; "
+                f"`longatlas results --store` with it, where it can be written, brings it to version {SCHEMA_VERSION}"
             )
         self._create_or_migrate()
 
@@ -220,6 +224,15 @@ class Store:
         """Grows with every stored row; a cheap way to see whether anything is new."""
         with self.reading() as connection:
             return int(connection.execute(sa.select(sa.func.max(ROWS.c.id))).scalar() or 0)
+
+
+def open_to_read(where: str | None = None) -> Store:
+    """Open a store for reading only; one of an earlier version is brought to this one first."""
+    try:
+        return Store(where, read_only=True)
+    except OldStoreError:
+        Store(where).engine.dispose()
+        return Store(where, read_only=True)
 
 
 def record_of(cell: Cell, rows: Sequence[Mapping[str, Any]], seconds: float) -> Record:
