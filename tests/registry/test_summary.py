@@ -31,7 +31,15 @@ def fill(store: Store, wanted: Plan, milliseconds: dict[tuple[str, int], float])
 
 
 def tables(store: Store) -> list[Table]:
-    return summarise(store.rows())
+    return [made for made in summarise(store.rows()) if not made.title.startswith("growth")]
+
+
+def test_growth_stands_beside_the_claim(store: Store) -> None:
+    times = {("vanilla", T): 1e-6 * T**2 for T in (512, 1024, 2048)} | {("alibi", 512): 2.0}
+    fill(store, plan(lengths=(512, 1024, 2048)), times)
+    (made,) = [table for table in summarise(store.rows()) if table.title.startswith("growth")]
+    assert made.columns == ["method", "time claimed", "state claimed", "prefill time", "train time", "state"]
+    assert made.lines == [["vanilla", "T^2", "T", "–", "2.00 ± 0.00", "–"]]
 
 
 def test_times_with_their_ratio_to_the_baseline(store: Store) -> None:
