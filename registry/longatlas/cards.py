@@ -125,6 +125,9 @@ class Method:
                cutting a sequence into segments changes the result (the conformance check then reports the
                departure instead of failing).
     source     what it was checked against
+    flops      `flops(call, **options)`: floating-point operations of one call of the operation of one layer
+               (longatlas.flops.Call); it is given those options that it names. None = not known, then no share of the
+               machine's peak is told
     equations  its mathematics as LaTeX, shown on its page
 
     Raises LongAtlasError when a field breaks its rule.
@@ -145,6 +148,7 @@ class Method:
     deviations: str = ""
     source: str = ""
     equations: tuple[str, ...] = ()
+    flops: Callable[..., float] | None = None
 
     def __post_init__(self) -> None:
         _check_name("method", self.name)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Attention, Cost, Method
+from longatlas.flops import causal_softmax
 
 
 def tiled_attention(config: Any, *, impl: str) -> Attention:
@@ -31,6 +32,7 @@ METHOD = Method(
     summary="Vanilla attention's result, computed in tiles with a running softmax so that memory stays linear.",
     fills={"attention": tiled_attention},
     cost=Cost(time="T^2", state="T"),
+    flops=causal_softmax,
     impls=("torch", "reference"),
     training="retrofit",
     deviations="PyTorch's scaled_dot_product_attention does the tiling; on a CPU that is its flash kernel for CPUs.",

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from longatlas import Cost, Method, Option
+from longatlas.flops import Call
 from longatlas.lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ def lightning_mixer(config: Any, *, decay: str, impl: str = "auto") -> Any:
     return LightningMixer(config, decay=decay, impl=impl)
 
 
+def _flops(call: Call) -> float:
+    """S is updated and read once per token: k^T v and q S."""
+    return call.tokens * call.heads * 4 * call.head_size**2
+
+
 METHOD = Method(
     name="lightning_attention2",
     title="Lightning Attention-2",
@@ -42,6 +48,7 @@ METHOD = Method(
         ),
     ),
     cost=Cost(time="T", state="1"),
+    flops=_flops,
     impls=("torch", "reference"),
     deviations="The block around it is TransNormerLLM's (arXiv:2307.14995): SiLU on queries and keys, "
     "RMSNorm over the output of all heads together, a sigmoid gate, an output projection; the "

@@ -43,22 +43,17 @@ class LightningMixer(nn.Module):
 
     def forward(self, x: Tensor, state: LightningState | None = None) -> tuple[Tensor, LightningState]:
         """x [B, T, d_model] -> y [B, T, d_model] and the state after the last token."""
-        o, kv = lightning_attention(
-            functional.silu(self._heads(self.q(x))),
-            functional.silu(self._heads(self.k(x))),
-            self._heads(self.v(x)),
-            self.decay,
-            initial_state=state.kv if state else None,
-            output_final_state=True,
-            impl=self.impl,
-        )
-        y = self.out(self.norm(o.flatten(2)) * torch.sigmoid(self.gate(x)))
-        return y, LightningState(cast(Tensor, kv))
+        q, k, v = (project(x).unflatten(2, (-1, self.head_size)) for project in (self.q, self.k, self.v))
+        o, state = self.mix(functional.silu(q), functional.silu(k), v, state)
+        return self.out(self.norm(o.flatten(2)) * torch.sigmoid(self.gate(x))), state
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """[B, T, H * D] -> [B, T, H, D]; fewer heads of k and v are repeated."""
-        x = x.unflatten(2, (-1, self.head_size))
-        return x if x.shape[2] == self.heads else x.repeat_interleave(self.heads // x.shape[2], 2)
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, state: LightningState | None) -> tuple[Tensor, LightningState]:
+        """q [B, T, H, D]; k, v [B, T, Hkv, D] -> o [B, T, H, D]; fewer heads of k and v are repeated."""
+        if k.shape[2] != self.heads:
+            k, v = (x.repeat_interleave(self.heads // x.shape[2], 2) for x in (k, v))
+        before = state.kv if state else None
+        o, kv = lightning_attention(q, k, v, self.decay, initial_state=before, output_final_state=True, impl=self.impl)
+        return o, LightningState(cast(Tensor, kv))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LightningMixer:
         # In bf16 a rate has three digits: after a thousand tokens the state would differ by percents.

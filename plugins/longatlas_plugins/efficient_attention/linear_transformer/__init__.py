@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from longatlas import Cost, Method
+from longatlas.flops import Call
 from longatlas.lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ def linear_mixer(config: Any, *, impl: str = "auto") -> Any:
     return LinearMixer(config, impl=impl)
 
 
+def _flops(call: Call) -> float:
+    """S and z are updated and read once per token: k v^T, q S and q z."""
+    return call.tokens * call.heads * (4 * call.head_size**2 + 2 * call.head_size)
+
+
 METHOD = Method(
     name="linear_transformer",
     title="Linear Transformer",
@@ -30,6 +36,7 @@ METHOD = Method(
     "kept in one matrix and one vector per head.",
     fills={"mixer": linear_mixer},
     cost=Cost(time="T", state="1"),
+    flops=_flops,
     impls=("torch", "reference"),
     deviations="No positions: the paper adds an embedding of the position to the tokens; here only causality"
     " and, in a host that has one, the short convolution tell places apart. Sums are kept in "

@@ -25,11 +25,13 @@ class LinearMixer(nn.Module):
 
     def forward(self, x: Tensor, state: LinearState | None = None) -> tuple[Tensor, LinearState]:
         """x [B, T, d_model] -> y [B, T, d_model] and the state after the last token."""
-        q, k, v = (self._heads(project(x)) for project in (self.q, self.k, self.v))
-        o, after = linear_attention(q, k, v, initial_state=state, output_final_state=True, impl=self.impl)
-        return self.out(o.flatten(2)), cast(LinearState, after)
+        q, k, v = (project(x).unflatten(2, (-1, self.head_size)) for project in (self.q, self.k, self.v))
+        o, state = self.mix(q, k, v, state)
+        return self.out(o.flatten(2)), state
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """[B, T, H * D] -> [B, T, H, D]; fewer heads of k and v are repeated."""
-        x = x.unflatten(2, (-1, self.head_size))
-        return x if x.shape[2] == self.heads else x.repeat_interleave(self.heads // x.shape[2], 2)
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, state: LinearState | None) -> tuple[Tensor, LinearState]:
+        """q [B, T, H, D]; k, v [B, T, Hkv, D] -> o [B, T, H, D]; fewer heads of k and v are repeated."""
+        if k.shape[2] != self.heads:
+            k, v = (x.repeat_interleave(self.heads // x.shape[2], 2) for x in (k, v))
+        o, after = linear_attention(q, k, v, initial_state=state, output_final_state=True, impl=self.impl)
+        return o, cast(LinearState, after)

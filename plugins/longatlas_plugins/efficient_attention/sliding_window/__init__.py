@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Attention, Cost, Memory, Method, Option
+from longatlas.flops import windowed_pairs
 
 
 def window_mask(config: Any, *, window: int, impl: str) -> Attention:
@@ -39,6 +40,7 @@ METHOD = Method(
     fills={"attention": window_mask, "memory": window_cache},
     options=(Option("window", 512, "keys a query sees, itself included", unit="tokens", min=1),),
     cost=Cost(time="T*W", state="W"),
+    flops=lambda call, *, window: call.softmax(windowed_pairs(call, window)),
     impls=("torch", "reference"),
     deviations="Causal windows only; without Longformer's dilation and global tokens.",
     source="Checked against a loop over queries in fp64 and dense attention with a band mask.",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Attention, Cost, Memory, Method, Option
+from longatlas.flops import windowed_pairs
 
 
 def sink_attention(config: Any, *, sinks: int, window: int, impl: str) -> Attention:
@@ -41,6 +42,7 @@ METHOD = Method(
         Option("window", 512, "recent tokens kept, the present one included", unit="tokens", min=1),
     ),
     cost=Cost(time="T*W", state="W"),
+    flops=lambda call, *, sinks, window: call.softmax(windowed_pairs(call, sinks + window)),
     impls=("torch", "reference"),
     training="retrofit",
     deviations=(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Cost, Method, Position
+from longatlas.flops import causal_softmax
 from longatlas.lazy import lazy_exports
 
 
@@ -25,6 +26,7 @@ METHOD = Method(
     summary="Subtracts from each score the distance times a slope of each head; no position embedding.",
     fills={"position": alibi_position},
     cost=Cost(time="T^2", state="T"),
+    flops=causal_softmax,
     impls=("torch", "reference"),
     deviations="With a number of heads that is no power of two the slopes follow the authors' code, since "
     "the paper leaves that case open.",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Cost, Method, Option, Position
+from longatlas.flops import causal_softmax
 from longatlas.lazy import lazy_exports
 
 
@@ -26,6 +27,7 @@ METHOD = Method(
     fills={"position": ntk_aware_rope},
     options=(Option("factor", 4.0, "how many times the slowest wavelength is stretched", min=1.0),),
     cost=Cost(time="T^2", state="T"),
+    flops=causal_softmax,
     impls=("torch", "reference"),
     training="retrofit",
     deviations="The factor is fixed; the dynamic variant, which follows the length read so far, is another method.",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Cost, Method, Option, Position
+from longatlas.flops import causal_softmax
 from longatlas.lazy import lazy_exports
 
 
@@ -38,6 +39,7 @@ METHOD = Method(
         Option("beta", 32.0, "dimensions with more rotations in training are kept", unit="rotations", min=0.0),
     ),
     cost=Cost(time="T^2", state="T"),
+    flops=causal_softmax,
     impls=("torch", "reference"),
     training="retrofit",
     deviations="The ramp is the paper's, linear in the number of rotations; the authors' code makes it "

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from longatlas import Cost, Method, Option
+from longatlas.flops import Call, segment_pairs
 from longatlas.lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -19,6 +20,17 @@ def mixer(config: Any, *, segment_len: int, update: str, first_segment: str, imp
     from longatlas_plugins.long_term_memory.infini_attention.mixer import InfiniMixer
 
     return InfiniMixer(config, segment_len=segment_len, update=update, first_segment=first_segment, impl=impl)
+
+
+def _flops(call: Call, *, segment_len: int, update: str) -> float:
+    """Local attention, a read of the memory by every token after the first segment, and whole segments written."""
+    end = call.past + call.tokens
+    product, norm = 2 * call.head_size**2, 2 * call.head_size
+    readers = end - max(call.past, min(segment_len, end))
+    written = end // segment_len - call.past // segment_len
+    corrected = written - (call.past < segment_len <= end) if update == "delta" else 0
+    memory = readers * (product + norm) + segment_len * (written * product + corrected * (product + norm))
+    return call.softmax(segment_pairs(call, segment_len)) + call.heads * memory
 
 
 METHOD = Method(
@@ -40,6 +52,7 @@ METHOD = Method(
         ),
     ),
     cost=Cost(time="T*N", state="N"),
+    flops=_flops,
     impls=("torch", "reference"),
     deviations="Where the paper leaves things open: while the memory is empty the output is the local "
     "attention alone (option first_segment); a memory whose normaliser is below 1e-30 reads as zero; memory "

@@ -33,10 +33,16 @@ class InfiniMixer(nn.Module):
 
     def forward(self, x: Tensor, state: InfiniState | None = None) -> tuple[Tensor, InfiniState]:
         """x [B, T, d_model] -> y [B, T, d_model] and the state after the last token."""
+        q, k, v = (project(x).unflatten(2, (-1, self.head_size)) for project in (self.q, self.k, self.v))
+        o, state = self.mix(q, k, v, state)
+        return self.out(o.flatten(2)), state
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, state: InfiniState | None) -> tuple[Tensor, InfiniState]:
+        """q [B, T, H, D]; k, v [B, T, Hkv, D] before rotation -> o [B, T, H, D]"""
         o, after = infini_attention(
-            self.q(x).unflatten(2, (self.heads, self.head_size)),
-            self.k(x).unflatten(2, (self.kv_heads, self.head_size)),
-            self.v(x).unflatten(2, (self.kv_heads, self.head_size)),
+            q,
+            k,
+            v,
             self.gate,
             segment_len=self.segment_len,
             rotate=self.rotate,
@@ -46,4 +52,4 @@ class InfiniMixer(nn.Module):
             output_final_state=True,
             impl=self.impl,
         )
-        return self.out(o.flatten(2)), cast(InfiniState, after)
+        return o, cast(InfiniState, after)

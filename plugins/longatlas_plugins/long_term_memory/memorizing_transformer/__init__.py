@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from longatlas import Cost, Method, Option
+from longatlas.flops import Call, segment_pairs, windowed_pairs
 from longatlas.lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -38,6 +39,16 @@ def mixer(
     )
 
 
+def _flops(call: Call, *, segment_len: int, memory_size: int, top_k: int, memory_layer: int, xl_cache: bool) -> float:
+    """Local attention; in the memory layer a score for every stored pair and a sum over the top_k."""
+    local = windowed_pairs(call, segment_len) if xl_cache else segment_pairs(call, segment_len)
+    if call.layer != memory_layer % call.n_layers:
+        return call.softmax(local)
+    stored = call.visible(lambda position: min(memory_size, position - position % segment_len))
+    summed = call.visible(lambda position: min(top_k, memory_size, position - position % segment_len))
+    return call.softmax(local) + 2 * call.heads * call.head_size * (stored + summed)
+
+
 METHOD = Method(
     name="memorizing_transformer",
     title="Memorizing Transformer",
@@ -54,6 +65,7 @@ METHOD = Method(
         Option("xl_cache", True, "let the local attention reach back into the previous segment"),
     ),
     cost=Cost(time="T*N+T*M", state="M+N"),
+    flops=_flops,
     impls=("torch", "reference"),
     deviations="The search is exact, not approximate. The local attention has rotary positions in place of "
     "the relative bias of T5; the memory has no positions. The learned scale of the normalised dot products "

@@ -51,10 +51,16 @@ class MemorizingMixer(nn.Module):
 
     def forward(self, x: Tensor, state: MemorizingState | None = None) -> tuple[Tensor, MemorizingState]:
         """x [B, T, d_model] -> y [B, T, d_model] and the state after the last token."""
+        q, k, v = (project(x).unflatten(2, (-1, self.head_size)) for project in (self.q, self.k, self.v))
+        o, state = self.mix(q, k, v, state)
+        return self.out(o.flatten(2)), state
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, state: MemorizingState | None) -> tuple[Tensor, MemorizingState]:
+        """q [B, T, H, D]; k, v [B, T, Hkv, D] before rotation -> o [B, T, H, D]"""
         o, after = memorizing_attention(
-            self.q(x).unflatten(2, (self.heads, self.head_size)),
-            self.k(x).unflatten(2, (self.kv_heads, self.head_size)),
-            self.v(x).unflatten(2, (self.kv_heads, self.head_size)),
+            q,
+            k,
+            v,
             self.scale,
             self.gate,
             segment_len=self.segment_len,
@@ -66,4 +72,4 @@ class MemorizingMixer(nn.Module):
             output_final_state=True,
             impl=self.impl,
         )
-        return self.out(o.flatten(2)), cast(MemorizingState, after)
+        return o, cast(MemorizingState, after)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Cost, LongAtlasError, Method, Option
+from longatlas.flops import Call, segment_pairs, windowed_pairs
 from longatlas.lazy import lazy_exports
 
 __getattr__ = lazy_exports(
@@ -45,6 +46,12 @@ def build_mixer(
     )
 
 
+def _flops(call: Call, *, segment_len: int, mem_len: int, same_length: bool) -> float:
+    """Two scores and one weighted sum per pair; the projection of the distances depends on no token."""
+    pairs = windowed_pairs(call, mem_len) if same_length else segment_pairs(call, segment_len, mem_len)
+    return 6 * call.heads * call.head_size * pairs
+
+
 METHOD = Method(
     name="transformer_xl",
     title="Transformer-XL",
@@ -65,6 +72,7 @@ METHOD = Method(
         ),
     ),
     cost=Cost(time="T*(M+N)", state="M+N"),
+    flops=_flops,
     impls=("torch", "reference"),
     deviations=(
         "Norms come first, so the stored hidden states are the normed inputs of the layer, and no gradient "

@@ -74,18 +74,31 @@ class TransformerXL(nn.Module):
         nn.init.normal_(self.position_bias, std=0.02)
 
     def forward(self, x: Tensor, state: TransformerXLState | None) -> tuple[Tensor, TransformerXLState]:
-        new = self._keys_values(x) if self.cache == "kv" else x
-        past, position = state or TransformerXLState(new[:, :0].detach(), 0)
-        entries, end = torch.cat([past, new], 1), position + x.shape[1]
         q = self.q(x).unflatten(2, (self.n_heads, self.head_size))
+        hidden = self.cache == "hidden"
+        o, state = self._recur(q, x if hidden else self._keys_values(x), state, hidden=hidden)
+        return self.out(o.flatten(2)), state
+
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, state: TransformerXLState | None
+    ) -> tuple[Tensor, TransformerXLState]:
+        """q [B, T, H, D]; k, v [B, T, Hkv, D] -> o [B, T, H, D]; the state holds keys and values, not hidden states."""
+        return self._recur(q, torch.cat([k.flatten(2), v.flatten(2)], -1), state, hidden=False)
+
+    def _recur(
+        self, q: Tensor, new: Tensor, state: TransformerXLState | None, *, hidden: bool
+    ) -> tuple[Tensor, TransformerXLState]:
+        """q [B, T, H, D]; new [B, T, width]: the entries of these tokens, inputs of the layer where `hidden`."""
+        past, position = state or TransformerXLState(new[:, :0].detach(), 0)
+        entries, end = torch.cat([past, new], 1), position + q.shape[1]
         pieces = list(cut(position, end, entries.shape[1], self.segment_len, self.mem_len))
         if not pieces:
             o = q
         elif self._is_decode(q, pieces):
-            o = self._attend_folded(q, entries, pieces[0])
+            o = self._attend_folded(q, entries, pieces[0], hidden)
         else:
-            o = self._attend(q, entries, pieces)
-        return self.out(o.flatten(2)), TransformerXLState(self._kept(entries, end), end)
+            o = self._attend(q, entries, pieces, hidden)
+        return o, TransformerXLState(self._kept(entries, end), end)
 
     def _kept(self, entries: Tensor, end: int) -> Tensor:
         """What the next token may need: the memory, cut from the graph, and the unfinished segment."""
@@ -101,7 +114,7 @@ class TransformerXL(nn.Module):
         plain = type(self.k) is type(self.v) is nn.Linear  # a wrapped projection is more than its weight
         return few and plain and len(pieces) == 1 and self.impl != "reference"
 
-    def _attend_folded(self, q: Tensor, entries: Tensor, piece: Piece) -> Tensor:
+    def _attend_folded(self, q: Tensor, entries: Tensor, piece: Piece, hidden: bool) -> Tensor:
         seen = with_frozen_memory(entries, piece)
         return attend_to_entries(
             q,
@@ -110,17 +123,17 @@ class TransformerXL(nn.Module):
             self.relative,
             self.content_bias,
             self.position_bias,
-            key_value=None if self.cache == "kv" else (self.k.weight, self.v.weight),
+            key_value=(self.k.weight, self.v.weight) if hidden else None,
             kv_heads=self.kv_heads,
             window=self.window,
             clamp_len=self.clamp_len,
         )
 
-    def _attend(self, q: Tensor, entries: Tensor, pieces: list[Piece]) -> Tensor:
+    def _attend(self, q: Tensor, entries: Tensor, pieces: list[Piece], hidden: bool) -> Tensor:
         """o [B, T, H, D]: each piece against its memory and segment."""
         rows = self._sinusoids(entries)[: max(piece.end - piece.low for piece in pieces)]
         rel_k = torch.einsum("re,hde->rhd", rows, self.relative.to(rows.dtype))  # W_R R
-        project = self._keys_values if self.cache == "hidden" else lambda x: x
+        project = self._keys_values if hidden else lambda x: x
         if self.impl == "reference":
             most, keys_of = 1, project_each(project, entries)
         else:

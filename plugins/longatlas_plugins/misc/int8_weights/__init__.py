@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Cost, Method, Option
+from longatlas.flops import causal_softmax
 from longatlas.lazy import lazy_exports
 
 
@@ -27,6 +28,7 @@ METHOD = Method(
         Option("activations", True, "quantise activations too; false = weights only"),
     ),
     cost=Cost(time="T^2", state="T"),
+    flops=causal_softmax,
     impls=("torch", "reference"),
     training="retrofit",
     deviations="An outlier is one activation above the threshold, not a feature column for all tokens, so "

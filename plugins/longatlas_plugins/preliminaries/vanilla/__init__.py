@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Attention, Cost, Method
+from longatlas.flops import causal_softmax
 
 
 def _default(slot: str) -> Any:
@@ -40,6 +41,7 @@ METHOD = Method(
         "objective": _default("objective"),
     },
     cost=Cost(time="T^2", state="T"),
+    flops=causal_softmax,
     impls=("torch", "reference"),
     deviations="Rotary positions, a gated feed-forward part and norms that come first, as in today's decoders.",
     source="Checked against the definition of softmax attention in fp64 (longatlas.ops.dense_attention).",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Attention, Cost, Memory, Method, Option
+from longatlas.flops import segment_pairs
 
 
 def segment_mask(config: Any, *, segment_len: int) -> Attention:
@@ -36,6 +37,7 @@ METHOD = Method(
     fills={"memory": segment_cache, "attention": segment_mask},
     options=(Option("segment_len", 256, "tokens in a segment", unit="tokens", min=1),),
     cost=Cost(time="T*N", state="N"),
+    flops=lambda call, *, segment_len: call.softmax(segment_pairs(call, segment_len)),
     impls=("torch", "reference"),
     source="Checked against dense attention with a block-diagonal mask in fp64.",
     equations=(
