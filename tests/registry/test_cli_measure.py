@@ -22,7 +22,8 @@ QUICK = [
     *("--measure", "speed,memory", "--phases", "prefill", "--lengths", "8", "--layers", "1", "--heads", "2"),
     *("--head-size", "8", "--budget", "0.01", "--threads", "1"),
 ]
-TIMES = ("prefill_ms", "tokens_per_s", "compile_ms", "rms_error")
+SHARES = ("moved_bytes", "flops", "bandwidth_share", "compute_share")
+TIMES = ("prefill_ms", "tokens_per_s", "compile_ms", "rms_error", *SHARES)
 BYTES = ("peak_bytes", "weight_bytes", "input_bytes", "workspace_bytes", "state_bytes", "resident_peak_bytes")
 CONTRACT = {
     *("method", "options", "impl", "measure", "phase", "T", "metric", "value", "unit", "low", "high"),

@@ -20,6 +20,7 @@ from longatlas.compare.sides import Side, side_of
 from longatlas.errors import LongAtlasError
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.executor import Executor
+from longatlas.harness.peaks import set_peaks
 from longatlas.harness.plan import Plan
 from longatlas.harness.running import hosts_path, log_path
 from longatlas.harness.slot_lock import device_slot
@@ -100,6 +101,8 @@ class BenchSession:
         if cell not in missing:
             return
         with device_slot(cell.device):
+            if cell.measure == "speed" and self._executor.peaks is None:
+                set_peaks(self._executor, self.store, cell)
             for finished in self._executor.measure_group(missing, self._timeouts[cell.key]):
                 self.store.save(finished.cell, finished.rows, finished.seconds)
 

@@ -83,6 +83,8 @@ class Executor:
     cache       folder of trained hosts
     log         file that takes what workers print
     memory_gib  what a worker may take; 0 = 80% of the machine's memory, or what is free where that is less
+
+    `peaks` are the machine's (longatlas.measure.roofline.Peaks as a dict): shares of them are told where it is set.
     """
 
     def __init__(self, cache: Path, log: Path, memory_gib: float = 0.0) -> None:
@@ -91,6 +93,7 @@ class Executor:
         self._log = Log(log)
         self._births = births(self._log.descriptor)
         self._workers: dict[tuple[str, str], Worker] = {}
+        self.peaks: dict[str, float] | None = None
 
     def __enter__(self) -> Executor:
         return self
@@ -104,6 +107,20 @@ class Executor:
     def measure(self, cell: Cell, timeout: float, should_stop: Callable[[], bool] = lambda: False) -> Finished:
         """Measure one cell; a worker that dies or hangs gives a row `crash`, `oom` or `timeout`."""
         return next(self.measure_group([cell], timeout, should_stop))
+
+    def measure_peaks(self, device: str, dtype: str, threads: int, timeout: float = 120.0) -> dict[str, float] | None:
+        """Measure the machine's peaks in a worker of their own; None where that fails."""
+        worker = Worker(self._births, self._log, self._memory_gib)
+        asked = {"device": device, "dtype": dtype, "threads": threads}
+        try:
+            found: dict[str, float] | None = worker.ask("peaks", asked, timeout=timeout, should_stop=lambda: False).get(
+                "peaks"
+            )
+            return found
+        except LostError:
+            return None
+        finally:
+            worker.stop()
 
     def estimate(self, cell: Cell, timeout: float, should_stop: Callable[[], bool] = lambda: False) -> float | None:
         """Seconds that a quality cell's trainings would take, from a few steps; None where it cannot be run."""
@@ -160,7 +177,7 @@ class Executor:
 
     def _first_request(self, cell: Cell) -> tuple[str, dict[str, Any]]:
         if cell.measure == "speed":
-            return "prepare", {"cell": asdict(cell)}
+            return "prepare", {"cell": asdict(cell), "peaks": self.peaks}
         return "measure", {"cell": asdict(cell), "cache": str(self._cache)}
 
     def _worker(self, cell: Cell) -> Worker:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from longatlas.catalog import has_cuda
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.executor import Executor, Finished
+from longatlas.harness.peaks import set_peaks
 from longatlas.harness.plan import Plan, PlanError, load_plan, plan_from_values
 from longatlas.harness.progress import Listener, Pace, Progress, progress_bar
 from longatlas.harness.slot_lock import device_slot
@@ -112,6 +113,8 @@ class _Run:
         """Finish all cells, group by group."""
         for _, group in groupby(self._cells, key=lambda cell: cell.group):
             missing = [cell for cell in group if not self._settled(cell)]
+            if missing and missing[0].measure == "speed" and self._executor.peaks is None:
+                set_peaks(self._executor, self._store, missing[0])
             for finished in self._executor.measure_group(missing, self._timeout, should_stop, self._begin):
                 self._store.save(finished.cell, finished.rows, finished.seconds)
                 self._finish(finished)

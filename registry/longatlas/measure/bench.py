@@ -9,10 +9,14 @@ from typing import Any
 
 import torch
 
+from longatlas.combination import parse_spec
+from longatlas.decoder.state import state_bytes
 from longatlas.errors import LongAtlasError, UnsupportedError
 from longatlas.measure import gate, levels
+from longatlas.measure.flops import cell_flops
 from longatlas.measure.memory import memory_rows
 from longatlas.measure.policies import POLICIES
+from longatlas.measure.roofline import Peaks, Traffic, machine_peaks, moved_bytes, roofline_rows, written_state
 from longatlas.measure.rows import Answer, Row, checked, failure, is_out_of_memory
 from longatlas.measure.speed import Timing
 from longatlas.tasks.estimate import seconds
@@ -43,6 +47,9 @@ class Bench:
         self._timing: Timing | None = None
         self._cell: dict[str, Any] = {}
         self._error = float("nan")
+        self._flops: float | None = None
+        self._moved = 0
+        self._peaks: Peaks | None = None
 
     @answered
     def measure(self, cell: dict[str, Any], cache: str) -> Answer:
@@ -60,17 +67,36 @@ class Bench:
         torch.set_num_threads(cell["threads"])
         return {"seconds": seconds(cell, cache)}
 
+    def peaks(self, device: str, dtype: str, threads: int) -> Answer:
+        """What the machine reaches: see longatlas.measure.roofline.machine_peaks."""
+        return {"peaks": machine_peaks(device, dtype, threads).to_dict()}
+
     @answered
-    def prepare(self, cell: dict[str, Any]) -> Answer:
+    def prepare(self, cell: dict[str, Any], peaks: dict[str, float] | None = None) -> Answer:
         """Build a speed cell and make its first call; rows when it cannot be timed."""
         red = self._begin(cell)
         if red:
             return {"rows": [red]}
         start = time.perf_counter()
-        self._cell = cell
-        run = levels.phase_runner(levels.build(cell), cell["phase"], cell["T"])
-        self._timing = Timing(run, POLICIES[cell["policy"]], cell["budget"])
+        subject = levels.build(cell)
+        once = levels.phase_runner(subject, cell["phase"], cell["T"])
+        self._cell, self._peaks = cell, Peaks.from_dict(peaks) if peaks else None
+        self._flops = cell_flops(parse_spec(cell["method"]), subject.module, subject.config, cell)
+        self._timing = Timing(once, POLICIES[cell["policy"]], cell["budget"], lambda given: self._look(once, given))
         return {"work": time.perf_counter() - start}
+
+    def _look(self, once: levels.Repetition, given: tuple[torch.Tensor, Any]) -> None:
+        output, after = given
+        module = once.subject.module
+        before = state_bytes(once.state)
+        traffic = Traffic(
+            weights=state_bytes([*module.parameters(), *module.buffers()]),
+            inputs=state_bytes(list(once.inputs)),
+            outputs=output.nbytes,
+            state_in=before,
+            state_out=written_state(before, state_bytes(after)),
+        )
+        self._moved = moved_bytes(traffic, self._cell["phase"])
 
     @answered
     def sample(self, seconds: float) -> Answer:
@@ -90,7 +116,8 @@ class Bench:
         cell = self._cell
         tokens = cell["case"]["batch"] * (1 if cell["phase"] == "decode" else cell["T"])
         error = {"metric": "rms_error", "unit": "ratio", "value": self._error, "n": 1}
-        return checked([*timing.rows(cell["phase"], tokens), error])
+        roofline = roofline_rows(self._flops, self._moved, timing.median, self._peaks)
+        return checked([*timing.rows(cell["phase"], tokens), error, *roofline])
 
     def _begin(self, cell: dict[str, Any]) -> Row | None:
         """Set the threads and look at correctness; the row of a cell that must not be measured."""

@@ -157,16 +157,31 @@ def build(cell: dict[str, Any]) -> Subject:
     return WholeDecoder(decoder, drawn)
 
 
-def phase_runner(subject: Subject, phase: str, length: int) -> Callable[[], None]:
+@dataclass
+class Repetition:
+    """One repetition of a phase, to be called; it gives what forward gave.
+
+    inputs, state  what the call is given; None where it starts without a state
+    """
+
+    subject: Subject
+    inputs: Inputs
+    state: Any
+    train: bool
+
+    def __call__(self) -> tuple[Tensor, Any]:
+        if self.train:
+            return train_once(self.subject, self.inputs), None
+        return forward_once(self.subject, self.inputs, self.state)
+
+
+def phase_runner(subject: Subject, phase: str, length: int) -> Repetition:
     """What one repetition of a phase does. Raises UnsupportedError for training with a context method."""
     if phase == "train":
-        inputs = subject.inputs(length, train=True)
-        return lambda: train_once(subject, inputs)
+        return Repetition(subject, subject.inputs(length, train=True), None, train=True)
     if phase == "prefill":
-        inputs = subject.inputs(length)
-        return lambda: forward_once(subject, inputs, None)
-    state, inputs = state_after(subject, length), subject.inputs(1)
-    return lambda: forward_once(subject, inputs, state)
+        return Repetition(subject, subject.inputs(length), None, train=False)
+    return Repetition(subject, subject.inputs(1), state_after(subject, length), train=False)
 
 
 @torch.no_grad()
@@ -175,11 +190,12 @@ def state_after(subject: Subject, length: int) -> Any:
     return subject.forward(subject.inputs(length), None)[1]
 
 
-def train_once(subject: Subject, inputs: Inputs) -> None:
-    """Forward and backward on a fresh graph."""
+def train_once(subject: Subject, inputs: Inputs) -> Tensor:
+    """Forward and backward on a fresh graph; what backward started from."""
     reset_gradients(subject, inputs)
     y, gradient = subject.train_forward(inputs)
     torch.autograd.backward(y, gradient)
+    return y.detach()
 
 
 def reset_gradients(subject: Subject, inputs: Inputs) -> None:
@@ -189,9 +205,9 @@ def reset_gradients(subject: Subject, inputs: Inputs) -> None:
 
 
 @torch.no_grad()
-def forward_once(subject: Subject, inputs: Inputs, state: Any) -> None:
+def forward_once(subject: Subject, inputs: Inputs, state: Any) -> tuple[Tensor, Any]:
     """One call without a graph."""
-    subject.forward(inputs, state)
+    return subject.forward(inputs, state)
 
 
 def _first_block(decoder: Decoder) -> Block:

@@ -15,9 +15,9 @@ from longatlas.decoder.state import state_bytes
 from longatlas.measure.levels import (
     Inputs,
     Subject,
+    forward_once,
     phase_runner,
     reset_gradients,
-    state_after,
 )
 from longatlas.measure.live_bytes import LiveBytes
 
@@ -36,12 +36,13 @@ def memory_rows(subject: Subject, phase: str, length: int, device: str) -> list[
     resident_peak_bytes  the worker's peak resident size during the pass, Python and torch included
     allocated_peak_bytes the most that CUDA's allocator had handed out, less the start (CUDA)
     """
-    phase_runner(subject, phase, length)()
-    inputs, state = _given(subject, phase, length)
+    once = phase_runner(subject, phase, length)
+    once()
+    inputs, state = once.inputs, once.state
     reset_gradients(subject, inputs)
     resident, allocated = ResidentPeak(), AllocatedPeak(device)
     with LiveBytes() as counter:
-        saved, left = _train(subject, inputs) if phase == "train" else (0, _forward(subject, inputs, state))
+        saved, left = _train(subject, inputs) if phase == "train" else (0, forward_once(subject, inputs, state))
         at_end = counter.live
     found: dict[str, int | None] = {
         "peak_bytes": counter.peak,
@@ -58,17 +59,6 @@ def memory_rows(subject: Subject, phase: str, length: int, device: str) -> list[
         for name, value in found.items()
         if value is not None
     ]
-
-
-def _given(subject: Subject, phase: str, length: int) -> tuple[Inputs, Any]:
-    if phase == "decode":
-        return subject.inputs(1), state_after(subject, length)
-    return subject.inputs(length, train=phase == "train"), None
-
-
-@torch.no_grad()
-def _forward(subject: Subject, inputs: Inputs, state: Any) -> tuple[Tensor, Any]:
-    return subject.forward(inputs, state)
 
 
 def _train(subject: Subject, inputs: Inputs) -> tuple[int, None]:

@@ -10,7 +10,7 @@ from torch.utils import benchmark
 
 from longatlas.errors import UnsupportedError
 
-Run = Callable[[], None]
+Run = Callable[[], object]
 Policy = Callable[[Run, float, int], list[float]]  # what to run, for about how many seconds, samples at most
 
 BATCH_SECONDS = 0.1  # of repetitions in one call of triton's timers

@@ -118,6 +118,17 @@ def written_state(before: int, after: int) -> int:
     return after - before if after > before else after
 
 
+def roofline_rows(flops: float | None, moved: int, seconds: float, peaks: Peaks | None) -> list[dict[str, Any]]:
+    """Rows of a timed cell: its operations and bytes, and their shares of the machine's peaks where both are known."""
+    found: list[tuple[str, str, float]] = [("moved_bytes", "bytes", moved)]
+    found += [("flops", "operations", flops)] if flops is not None else []
+    if peaks is not None:
+        share = shares(flops or 0.0, moved, seconds, peaks)
+        found += [("bandwidth_share", "share", share.bandwidth)]
+        found += [("compute_share", "share", share.compute)] if flops is not None else []
+    return [{"metric": metric, "unit": unit, "value": float(value), "n": 1} for metric, unit, value in found]
+
+
 def machine_peaks(device: str, dtype: str, threads: int | None = None) -> Peaks:
     """Measure a device ("cpu", "cuda"): the best of several matmuls and copies, about a second in all.
 

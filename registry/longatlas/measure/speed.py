@@ -27,16 +27,22 @@ class Timing:
     run      one repetition
     policy   how it is timed
     budget   seconds of samples, at most
+    look     gets what the first call gave
 
     The first call is apart: it compiles, tunes and fills caches. `compile_seconds` is how much longer it took than the
     median does.
     """
 
-    def __init__(self, run: Callable[[], None], policy: Policy, budget: float) -> None:
+    def __init__(
+        self, run: Callable[[], Any], policy: Policy, budget: float, look: Callable[[Any], None] = lambda result: None
+    ) -> None:
         self._run, self._policy, self.budget = run, policy, budget
         self.samples: list[float] = []
         self._slices = 0
-        self._first_seconds = _first_call(run)
+        start = benchmark.timer()
+        result = run()
+        self._first_seconds = float(benchmark.timer() - start)
+        look(result)
         self.work_seconds = self._first_seconds
 
     @property
@@ -54,8 +60,13 @@ class Timing:
         return n >= 2 * MIN_SAMPLES and high - low < TARGET * statistics.median(self.samples)
 
     @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.samples)
+
+    @property
     def compile_seconds(self) -> float:
-        return max(0.0, self._first_seconds - statistics.median(self.samples))
+        return max(0.0, self._first_seconds - self.median)
 
     def sample(self, seconds: float) -> None:
         """Take samples for about `seconds`; others may have run on the device since the last slice."""
@@ -75,7 +86,7 @@ class Timing:
 
         tokens  of one repetition
         """
-        n, median = len(self.samples), statistics.median(self.samples)
+        n, median = len(self.samples), self.median
         low, high = median_interval(self.samples)
         time_row = {
             "metric": f"{phase}_ms",
@@ -89,12 +100,6 @@ class Timing:
         rate = {"metric": "tokens_per_s", "unit": "tokens/s", "value": tokens / median, "n": n}
         compiled = {"metric": "compile_ms", "unit": "ms", "value": 1000 * self.compile_seconds, "n": 1}
         return [time_row, {**rate, "low": tokens / high, "high": tokens / low}, compiled]
-
-
-def _first_call(run: Callable[[], None]) -> float:
-    start = benchmark.timer()
-    run()
-    return float(benchmark.timer() - start)
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float]:
