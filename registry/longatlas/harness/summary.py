@@ -118,7 +118,8 @@ def _by_length(rows: pd.DataFrame, title: str, show: Callable[[Any, Any], str]) 
     texts = pd.Series([json.dumps(setting, sort_keys=True) for setting in settings], index=rows.index)
     varied = sorted(key for key in set().union(*settings) if len({str(s.get(key)) for s in settings}) > 1)
     for text in texts.unique():
-        told = [f"{key} {json.loads(text).get(key)}" for key in varied if key != "corpus_digest"]
+        known = json.loads(text)
+        told = [f"{key} {known[key]}" for key in varied if key != "corpus_digest" and known.get(key) not in (None, "")]
         yield _one_setting(rows[texts == text], " · ".join([title, *told]), show)
 
 
