@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from replay import RATIOS, TIMER, replay
 from torch.nn.functional import scaled_dot_product_attention
 
+from longatlas.bench.replay import TIMER, replay
 from longatlas.combination import parse_spec
 from longatlas.decoder.config import DecoderConfig
 from longatlas.ops import blockwise_attention
@@ -90,7 +90,7 @@ TARGETS = [
 
 @pytest.mark.benchmark(timer=TIMER, disable_gc=False, group="targets")
 @pytest.mark.parametrize(("name", "ours", "theirs", "work", "target"), TARGETS, ids=[t[0] for t in TARGETS])
-def test_ratio(benchmark, request, name, ours, theirs, work, target) -> None:
+def test_ratio(benchmark, ratios, name, ours, theirs, work, target) -> None:
     ours, theirs = ours(), theirs()
     mine, other = alternate(ours, theirs)
     ratio = work * statistics.median(other) / statistics.median(mine)
@@ -98,7 +98,7 @@ def test_ratio(benchmark, request, name, ours, theirs, work, target) -> None:
     benchmark.fullname = f"longatlas::targets::{name}"
     replay(benchmark, mine)
     benchmark.extra_info.update(ratio=ratio, target=target)
-    request.config.stash[RATIOS].append((name, ratio, target))
+    ratios.append((name, ratio, target))
 
 
 def alternate(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[list[float], list[float]]:

@@ -21,6 +21,7 @@ COMMANDS = {
     "new": "longatlas.cli.develop:new",
     "run": "longatlas.cli.measure:run",
     "results": "longatlas.cli.results:results",
+    "compare": "longatlas.cli.compare:compare",
     "jobs": "longatlas.cli.measure:jobs",
     "published": "longatlas.cli.published:published",
     "demo": "longatlas.cli.demo:demo",

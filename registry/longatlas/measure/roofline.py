@@ -191,10 +191,10 @@ def _seconds(run: Run, device: str) -> float:
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     first.record()
     run()
     last.record()
     torch.cuda.synchronize()
-    return first.elapsed_time(last) / 1000
+    return float(first.elapsed_time(last)) / 1000

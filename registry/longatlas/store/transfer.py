@@ -106,10 +106,10 @@ def _with_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write_json(frame: pd.DataFrame, path: Path) -> None:
-    path.write_text(json.dumps(_plain(frame), indent=1) + "\n")
+    path.write_text(json.dumps(plain_rows(frame), indent=1) + "\n")
 
 
-def _plain(frame: pd.DataFrame) -> Rows:
+def plain_rows(frame: pd.DataFrame) -> Rows:
     """Rows as plain dicts with None for what is missing, numbers exact."""
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [{str(key): value for key, value in record.items()} for record in records]
@@ -119,13 +119,13 @@ def _read_csv(path: Path) -> Rows:
     import pandas as pd
 
     frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _NUMBERS}, dtype={"cell": str})
-    return _plain(frame)
+    return plain_rows(frame)
 
 
 def _read_parquet(path: Path) -> Rows:
     import pandas as pd
 
-    return _plain(pd.read_parquet(path))
+    return plain_rows(pd.read_parquet(path))
 
 
 def _read_json(path: Path) -> Rows:

@@ -6,10 +6,6 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
-import pytest
-
-RATIOS = pytest.StashKey[list[tuple[str, float, float]]]()
-
 
 class ReplayTimer:
     """A timer that tells the measured durations, one for each pair of calls."""

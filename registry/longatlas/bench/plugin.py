@@ -1,0 +1,101 @@
+"""The pytest plugin: options, and the hooks that only do something when longatlas.bench is run.
+
+It is loaded in every pytest run of an environment, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from longatlas.bench.session import BenchSession
+
+OPTIONS = {
+    "methods": "comma-separated specs; default: those of the demo, and every third-party method that is ready",
+    "cases": "comma-separated shapes such as B1_T2048_H8_D64, or lengths such as 512,2048 at B1_H8_D64",
+    "phases": "some of train,prefill,decode",
+    "levels": "some of operation,layer,decoder",
+    "measure": "some of speed,memory,quality; default: speed,memory",
+    "tasks": "quality tasks",
+    "preset": "size of the quality tasks: smoke, demo, quick or paper",
+    "layers": "layers of the measured decoder; default: 1",
+    "device": "cpu or cuda",
+    "dtype": "float32, bfloat16, float16 or float64",
+    "threads": "CPU threads; default: all cores",
+    "budget": "seconds of samples for one timing, at most; default: 0.5",
+    "timeout": "seconds for one cell, at most",
+    "plan": "a plan's YAML file in place of the options above",
+    "store": "keep the rows in this store (a path or URL), and take what is finished from there",
+    "baseline": "compare with this store, file of rows or saved run, or `shipped`, in longatlas's own section",
+    "fail": "fail where worse than the baseline by more than: median:5%%,peak_bytes:2%%,accuracy:-1pt",
+}
+_SESSION = pytest.StashKey["BenchSession"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--longatlas-...`; the longatlas.bench suite reads them."""
+    group = parser.getgroup("longatlas", "longatlas.bench: comparisons of long-context methods")
+    for name, text in OPTIONS.items():
+        group.addoption(f"--longatlas-{name}", default=None, metavar=name.upper(), help=text)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Check the options before anything is collected, so that a wrong one is a usage error (exit code 4)."""
+    config = session.config
+    named = any("longatlas.bench" in str(argument) for argument in config.args)
+    if named or any(config.getoption(f"--longatlas-{name}") is not None for name in OPTIONS):
+        session_of(config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per cell."""
+    if "longatlas_cell" not in metafunc.fixturenames:
+        return
+    cells = session_of(metafunc.config).timed
+    metafunc.parametrize("longatlas_cell", cells, ids=[cell.label.replace(" ", "-") for cell in cells])
+
+
+def session_of(config: pytest.Config) -> BenchSession:
+    """The measuring session of a pytest run, made when the first test of the suite is collected."""
+    if _SESSION not in config.stash:
+        from longatlas.bench.session import open_session
+
+        config.stash[_SESSION] = open_session(config)
+    return config.stash[_SESSION]
+
+
+@pytest.fixture(scope="session")
+def longatlas_session(request: pytest.FixtureRequest) -> Iterator[BenchSession]:
+    """Measures the cells of the suite; its workers end with the tests."""
+    session = session_of(request.config)
+    yield session
+    session.stop()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run where `--longatlas-fail` says so."""
+    found = session.config.stash.get(_SESSION, None)
+    if found is not None and found.is_worse() and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """longatlas's own section: every status, and the difference from the baseline."""
+    found = config.stash.get(_SESSION, None)
+    if found is not None:
+        from longatlas.bench.report import write
+
+        write(terminalreporter, found)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the workers when no test did."""
+    found = config.stash.get(_SESSION, None)
+    if found is not None:
+        found.stop()
