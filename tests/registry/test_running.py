@@ -133,7 +133,8 @@ def test_nothing_is_measured_twice(store: Store) -> None:
     assert not told.finished(kept=False)
     pd.testing.assert_frame_equal(first, second)
     _, told = measure(plan.with_values({"lengths": (8, 16)}), store)
-    assert told.finished(kept=False) == ["vanilla prefill T=16 ok", "sliding_window prefill T=16 ok"]
+    # Which of the two is done first is drawn from the cell's key, so from the engine's source.
+    assert set(told.finished(kept=False)) == {"vanilla prefill T=16 ok", "sliding_window prefill T=16 ok"}
     _, told = measure(plan.with_values({"methods": ("vanilla", "sliding_window:window=4")}), store)
     assert told.finished(kept=False) == ["sliding_window:window=4 prefill T=8 ok"]
     third, told = measure(plan, store, force=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from statistics import median
 from typing import Any
 
 from longatlas.decoder.config import DecoderConfig
@@ -13,7 +14,8 @@ from longatlas.tasks.session import Session, open_session
 from longatlas.tasks.sweep import Row
 from longatlas.tasks.training import Batches, Recipe, Trainer
 
-TIMED_STEPS = 3
+MOST_STEPS = 4
+ENOUGH_SECONDS = 2.0  # of steps; a step that takes longer is timed alone
 
 
 def seconds(cell: Mapping[str, Any], cache: str) -> float:
@@ -59,9 +61,11 @@ class _Estimator(Session):
             self.foreseen.append(self._step_seconds(recipe, *missing[0]) * steps)
 
     def _step_seconds(self, recipe: Recipe, lr: float, seed: int) -> float:
-        trainer = Trainer(self.build(recipe, self.combination.host, seed), recipe.batches(seed), lr, self.settings)
-        trainer.step()
-        start = time.perf_counter()
-        for _ in range(TIMED_STEPS):
+        """The median of a few steps, so that a slow first one does not count."""
+        host = self.build(recipe, self.combination.host, seed)
+        trainer, taken = Trainer(host, recipe.batches(seed), lr, self.settings), list[float]()
+        while len(taken) < MOST_STEPS and sum(taken) < ENOUGH_SECONDS:
+            start = time.perf_counter()
             trainer.step()
-        return (time.perf_counter() - start) / TIMED_STEPS
+            taken.append(time.perf_counter() - start)
+        return median(taken)
