@@ -91,6 +91,8 @@ def compare(baseline: Side, candidate: Side, methods: Sequence[str] = ()) -> Com
     LongAtlasError when the sides have no measurement in common.
     """
     rows = [_chosen(side.rows, methods) for side in (baseline, candidate)]
+    if baseline.is_shipped:  # it holds many cases and tasks: only those that were measured here are asked for
+        rows[0] = _measured_like(rows[0], rows[1])
     across = baseline.is_shipped or not set(rows[0]["machine"]) & set(rows[1]["machine"])
     before, after = (_values(frame, across) for frame in rows)
     was, now = (_statuses(frame, across) for frame in rows)
@@ -111,9 +113,21 @@ def _chosen(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     return rows[rows["method"].isin(list(methods)) | names.isin(bare)]
 
 
+def _measured_like(baseline: pd.DataFrame, candidate: pd.DataFrame) -> pd.DataFrame:
+    """Rows of methods, measures, phases, lengths and cases that the candidate has any of, each by itself."""
+    alike = baseline["case"].map(_text).isin(set(candidate["case"].map(_text)))
+    for name in ("method", "measure", "phase", "level", "T"):
+        alike &= baseline[name].isin(set(candidate[name]))
+    return baseline[alike]
+
+
+def _text(case: Any) -> str:
+    return json.dumps(case, sort_keys=True)
+
+
 def _key(row: Any, across: bool, *, metric: str | None = None) -> Key:
     place = (*(getattr(row, name) for name in _PLACE[:-1]), row.metric if metric is None else metric)
-    conditions = (json.dumps(row.case, sort_keys=True), *(getattr(row, name) for name in _CONDITIONS[1:]))
+    conditions = (_text(row.case), *(getattr(row, name) for name in _CONDITIONS[1:]))
     machine = () if across else tuple(getattr(row, name) for name in _MACHINE)
     return (*place, *conditions, *machine)
 
@@ -135,7 +149,7 @@ def _values(rows: pd.DataFrame, across: bool) -> dict[Key, tuple[Value, str]]:
 def _beside(row: Any) -> Key:
     """What a row shares with vanilla's row of the same measurement."""
     names = ("measure", "phase", "level", "policy", "T", "metric", "device", "dtype", "seed", *_MACHINE)
-    return (*(getattr(row, name) for name in names), json.dumps(row.case, sort_keys=True))
+    return (*(getattr(row, name) for name in names), _text(row.case))
 
 
 def _value(row: Any) -> Value:
