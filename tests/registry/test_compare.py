@@ -171,6 +171,44 @@ def test_a_metric_whose_direction_is_unknown_needs_a_sign() -> None:
     assert judged(before, after, "colour:-1") == []
 
 
+def test_a_pattern_passes_over_what_it_cannot_judge() -> None:
+    before = side(row("a", "prefill_ms", 10.0), row("a", "colour", 1.0), row("a", "peak_bytes", 5.0, **BYTES))
+    after = side(row("a", "prefill_ms", 20.0), row("a", "colour", 3.0), row("a", "peak_bytes", 9.0, **BYTES))
+    assert judged(before, after, "*:1ms") == [("prefill_ms", "*:1ms")]
+    assert judged(before, after, "*:5%") == [("prefill_ms", "*:5%"), ("peak_bytes", "*:5%")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("peak_bytes:1ms", "'peak_bytes' is measured in bytes, not in ms; peak_bytes:5% works for any"),
+        ("prefill_ms:1pt", "'prefill_ms' is measured in ms, not in pt"),
+        ("accuracy:+1pt", "a fall of 'accuracy' is worse; leave the sign out"),
+        ("median:-5%", "a rise of 'prefill_ms' is worse; leave the sign out"),
+        ("colour:5%", "it is not known which way 'colour' is better"),
+    ],
+)
+def test_a_rule_that_can_judge_nothing_is_refused_though_nothing_differs(rule: str, words: str) -> None:
+    speed, memory = row("a", "prefill_ms", 10.0), row("a", "peak_bytes", 5.0, **BYTES)
+    both = side(speed, memory, row("a", "accuracy", 0.5, **SCORE), row("a", "colour", 1.0))
+    with pytest.raises(LongAtlasError, match=words):
+        judged(both, both, rule)
+
+
+def test_a_rule_about_cells_that_all_failed_is_no_usage_error() -> None:
+    before = side(row("a", "prefill_ms", 10.0), row("a", "peak_bytes", 5.0, **BYTES))
+    crashed = row("a", "", None, status="crash", reason="no")
+    assert judged(before, side(crashed, row("a", "peak_bytes", 5.0, **BYTES)), "median:5%") == [("", "ok -> crash")]
+    assert judged(before, side(row("a", "peak_bytes", 5.0, **BYTES)), "median:5%") == [("", "missing")]
+
+
+def test_shares_of_a_peak_follow_from_the_time_and_are_not_compared() -> None:
+    share = {"unit": "share", "spread": None}
+    before = side(row("a", "prefill_ms", 10.0), row("a", "bandwidth_share", 0.5, **share))
+    after = side(row("a", "prefill_ms", 10.1), row("a", "bandwidth_share", 0.4, **share))
+    assert verdicts(before, after) == {("a", "prefill_ms"): SAME}
+
+
 def test_a_gate_that_checks_nothing_does_not_pass() -> None:
     before = side(row("a", "prefill_ms", 10.0))
     with pytest.raises(LongAtlasError, match="rule 'peek_bytes:2%' matches no metric of the comparison; there"):
@@ -203,6 +241,41 @@ def test_between_machines_only_ratios_to_vanilla_are_compared() -> None:
     assert line.verdict == WORSE
     (line,) = compare(machine("here", 10.0, 0.5), machine("there", 40.0, 0.51)).lines
     assert line.verdict == SAME, "the intervals of both values widen the ratio's"
+
+
+def test_without_vanilla_machines_cannot_be_compared() -> None:
+    alone = side(row("yarn", "prefill_ms", 5.0, machine="there"), name="theirs")
+    with pytest.raises(LongAtlasError, match="ratios to vanilla are compared, and theirs has no vanilla here"):
+        compare(machine("here", 10.0, 0.5), alone)
+
+
+def test_vanilla_is_the_base_though_only_others_are_chosen() -> None:
+    (line,) = compare(machine("here", 10.0, 0.5), machine("there", 40.0, 0.5), ["yarn"]).lines
+    assert (line.method, line.verdict) == ("yarn", SAME)
+
+
+def test_a_machine_that_only_one_side_has_is_left_out() -> None:
+    both = [row("a", "prefill_ms", 10.0, cell="1"), row("a", "prefill_ms", 90.0, cell="2", machine="elsewhere")]
+    found = compare(side(*both), side(both[0]))
+    assert ([line.verdict for line in found.lines], found.left_out) == ([SAME], 1)
+
+
+def test_the_shipped_baseline_is_held_against_the_settings_that_were_measured() -> None:
+    rows = [row(m, "prefill_ms", 10.0, T=T) for m in ("vanilla", "yarn", "alibi") for T in (512, 2048)]
+    shipped = Side("shipped", pd.DataFrame(rows), is_shipped=True)
+    found = compare(shipped, side(*(row(m, "prefill_ms", 20.0) for m in ("vanilla", "yarn"))))
+    assert found.across, "though the machine has the same name"
+    assert {(line.method, line.T, line.verdict) for line in found.lines} == {
+        ("yarn", 512, SAME),
+        ("alibi", 512, MISSING),
+    }
+    assert found.left_out == 3
+
+
+def test_where_the_corpus_lies_does_not_matter() -> None:
+    lies = [{**SCORE, "case": {"corpus": place, "corpus_digest": "d", "preset": "quick"}} for place in ("/a", "/b")]
+    before, after = (side(row("a", "accuracy", 0.9, **where)) for where in lies)
+    assert verdicts(before, after) == {("a", "accuracy"): SAME}
 
 
 def test_nothing_in_common_is_an_error() -> None:
@@ -312,3 +385,21 @@ def test_the_baselines_plan_is_that_of_the_demo() -> None:
     keys = ("layers", "heads", "head_size", "lengths", "batch", "budget")
     assert plan.methods == demo.methods[: len(plan.methods)]
     assert [getattr(plan, key) for key in keys] == [getattr(demo, key) for key in keys]
+
+
+def test_of_repeats_in_a_file_the_newest_counts(tmp_path: Path) -> None:
+    rows = [row("a", "prefill_ms", 10.0, cell="1", created=2.0), row("a", "prefill_ms", 30.0, cell="2", created=1.0)]
+    rows += [
+        row("b", "prefill_ms", 10.0, cell="3"),
+        row("b", "", None, cell="4", created=2.0, status="oom", reason="no"),
+    ]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows))
+    assert [(r.cell, r.status) for r in load_side(str(file)).rows.itertuples()] == [("1", "ok"), ("4", "oom")]
+
+
+def test_a_file_without_rows_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text("[]")
+    with pytest.raises(LongAtlasError, match=r"rows.json holds no results; `longatlas run` or"):
+        load_side(str(file))

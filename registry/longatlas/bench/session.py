@@ -16,6 +16,7 @@ import pytest
 from longatlas.bench.options import option, plans_of
 from longatlas.compare import Comparison, compare, load_side, parse_rules
 from longatlas.compare.gate import Verdict, judge
+from longatlas.compare.identity import in_settings_of
 from longatlas.compare.sides import Side, side_of
 from longatlas.errors import LongAtlasError
 from longatlas.harness.cells import Cell, expand
@@ -73,9 +74,8 @@ class BenchSession:
         frame = self.found()
         if self.baseline is None or frame.empty:
             return None
-        methods = list(dict.fromkeys(frame["method"]))
-        kept = self.baseline.rows[_same_cells(self.baseline.rows, frame)]
-        return compare(replace(self.baseline, rows=kept), side_of("this run", frame), methods)
+        kept = in_settings_of(self.baseline.rows, frame, "method")  # it may hold much that was not asked for
+        return compare(replace(self.baseline, rows=kept), side_of("this run", frame))
 
     def verdict(self) -> Verdict | None:
         """The gate's answer; None without rules."""
@@ -129,14 +129,3 @@ def open_session(config: pytest.Config) -> BenchSession:
 
 def _place(cell: Cell) -> tuple[Any, ...]:
     return cell.method, cell.phase, cell.level, cell.T, str(cell.case)
-
-
-def _same_cells(baseline: pd.DataFrame, found: pd.DataFrame) -> list[bool]:
-    """Rows of the baseline that this run has asked for: it may hold many more."""
-    names = ["measure", "phase", "level"]
-    wanted = set(found[names].itertuples(index=False, name=None))
-    lengths = set(found["T"])
-    return [
-        bool((row.measure, row.phase, row.level) in wanted and (row.measure == "quality" or row.T in lengths))
-        for row in baseline.itertuples()
-    ]

@@ -84,6 +84,8 @@ def _show(found: Comparison, verdict: Verdict | None, everything: bool) -> None:
     out.print(f"baseline  {found.baseline}\ncandidate {found.candidate}", highlight=False, soft_wrap=True)
     if found.across:
         out.print("The sides are of different machines: values are ratios to vanilla on each.")
+    if found.left_out:
+        out.print(f"Left out: {found.left_out} cells of machines or settings that one side lacks.", highlight=False)
     shown = found.of(WORSE, BETTER, DIFFERENT, MISSING, NEW, *((SAME,) if everything else ()))
     if shown:
         columns = ["method", "measured", "T", "metric", "baseline", "candidate", "change", "verdict"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from longatlas.compare.metrics import LESS, direction
+from longatlas.compare.identity import MACHINE, METHOD, SETTING, in_settings_of, is_chosen, with_identity
+from longatlas.compare.metrics import FOLLOWING, LESS, direction
 from longatlas.errors import LongAtlasError
 
 if TYPE_CHECKING:
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
 
 BETTER, WORSE, SAME, DIFFERENT, MISSING, NEW = "better", "worse", "same", "different", "missing", "new"
 BASELINE_METHOD = "vanilla"
+RATIO = f"x {BASELINE_METHOD}"  # the unit of values that are compared between machines
 FAILED = ("oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
 
-# What makes two rows the same measurement. Across machines neither the machine nor its threads can be asked for.
-_PLACE = ("method", "impl", "measure", "phase", "level", "policy", "T", "metric")
-_CONDITIONS = ("case", "device", "dtype", "seed")
-_MACHINE = ("machine", "threads")
+_PLACE = (*METHOD, "measure", "phase", "level", "policy", "T", "metric")
+_CONDITIONS = ("case_text", "device", "dtype", "seed")
 
 Key = tuple[Any, ...]
 
@@ -70,12 +70,20 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All lines. `across` says that the sides are of different machines: values are ratios to vanilla then."""
+    """All lines.
+
+    across    the sides are of different machines: values are ratios to vanilla
+    units     metric -> unit of every value of either side, of cells that one of them lacks too
+    left_out  cells of either side that are not compared: of machines that the other lacks, or, of the shipped baseline,
+              in settings that the candidate lacks
+    """
 
     baseline: str
     candidate: str
     across: bool
     lines: tuple[Line, ...]
+    units: dict[str, str]
+    left_out: int
 
     def of(self, *verdicts: str) -> list[Line]:
         """The lines with one of these verdicts."""
@@ -90,51 +98,49 @@ def compare(baseline: Side, candidate: Side, methods: Sequence[str] = ()) -> Com
     Where the sides share no machine only ratios to `vanilla`, taken on each machine by itself, are compared. Raises
     LongAtlasError when the sides have no measurement in common.
     """
-    rows = [_chosen(side.rows, methods) for side in (baseline, candidate)]
-    if baseline.is_shipped:  # it holds many cases and tasks: only those that were measured here are asked for
-        rows[0] = _measured_like(rows[0], rows[1])
-    across = baseline.is_shipped or not set(rows[0]["machine"]) & set(rows[1]["machine"])
-    before, after = (_values(frame, across) for frame in rows)
-    was, now = (_statuses(frame, across) for frame in rows)
+    left, right = with_identity(baseline.rows), with_identity(candidate.rows)
+    across, rows = _shared(left, right, baseline.is_shipped)
+    before, after = ({k: v for k, v in _values(f, across).items() if is_chosen(k[0], methods)} for f in rows)
+    was, now = ({k: v for k, v in _statuses(f, across).items() if is_chosen(k[0], methods)} for f in rows)
     if not (before.keys() | was.keys()) & (after.keys() | now.keys()):
         raise LongAtlasError(
             f"{baseline.name} and {candidate.name} have no measurement in common; measure the same methods, phases, "
             "lengths and case"
         )
+    for side, frame in zip((baseline, candidate) if across else (), rows, strict=False):
+        _check_base(side, frame)
     lines = (*_status_lines(was, now), *_value_lines(before, after, was, now))
-    return Comparison(baseline.name, candidate.name, across, lines)
+    units = {str(key[7]): unit for values in (after, before) for key, (_, unit) in values.items()}
+    left_out = left["cell"].nunique() + right["cell"].nunique() - sum(frame["cell"].nunique() for frame in rows)
+    return Comparison(baseline.name, candidate.name, across, lines, units, left_out)
 
 
-def _chosen(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    if not methods:
-        return rows
-    bare = [name for name in methods if not set(name) & {":", "+"}]
-    names = rows["method"].str.partition(":")[0].where(~rows["method"].str.contains("+", regex=False))
-    return rows[rows["method"].isin(list(methods)) | names.isin(bare)]
+def _shared(left: pd.DataFrame, right: pd.DataFrame, is_shipped: bool) -> tuple[bool, list[pd.DataFrame]]:
+    """Whether the sides are of different machines, and those of their rows that can be compared."""
+    shared = set(left["machine"]) & set(right["machine"])
+    if is_shipped:
+        return True, [in_settings_of(left, right), right]
+    if not shared:
+        return True, [left, right]
+    return False, [frame[frame["machine"].isin(shared)] for frame in (left, right)]
 
 
-def _measured_like(baseline: pd.DataFrame, candidate: pd.DataFrame) -> pd.DataFrame:
-    """Rows of methods, measures, phases, lengths and cases that the candidate has any of, each by itself."""
-    alike = baseline["case"].map(_text).isin(set(candidate["case"].map(_text)))
-    for name in ("method", "measure", "phase", "level", "T"):
-        alike &= baseline[name].isin(set(candidate[name]))
-    return baseline[alike]
-
-
-def _text(case: Any) -> str:
-    return json.dumps(case, sort_keys=True)
+def _check_base(side: Side, rows: pd.DataFrame) -> None:
+    if BASELINE_METHOD not in set(rows["method"]):
+        raise LongAtlasError(
+            f"the sides are of different machines, so ratios to {BASELINE_METHOD} are compared, and {side.name} has no "
+            f"{BASELINE_METHOD} here; measure it at the same lengths and case"
+        )
 
 
 def _key(row: Any, across: bool, *, metric: str | None = None) -> Key:
     place = (*(getattr(row, name) for name in _PLACE[:-1]), row.metric if metric is None else metric)
-    conditions = (_text(row.case), *(getattr(row, name) for name in _CONDITIONS[1:]))
-    machine = () if across else tuple(getattr(row, name) for name in _MACHINE)
-    return (*place, *conditions, *machine)
+    return (*place, *(getattr(row, name) for name in (_CONDITIONS if across else (*_CONDITIONS, *MACHINE))))
 
 
 def _values(rows: pd.DataFrame, across: bool) -> dict[Key, tuple[Value, str]]:
     """Key -> value and unit of every row that holds a value; ratios to vanilla of the same machine when across."""
-    good = rows[(rows["status"] == "ok") & (rows["metric"] != "") & rows["value"].notna()]
+    good = rows[(rows["status"] == "ok") & ~rows["metric"].isin(["", *FOLLOWING]) & rows["value"].notna()]
     found: dict[Key, tuple[Value, str]] = {}
     base = {_beside(row): _value(row) for row in good.itertuples() if row.method == BASELINE_METHOD}
     for row in good.itertuples():
@@ -142,14 +148,13 @@ def _values(rows: pd.DataFrame, across: bool) -> dict[Key, tuple[Value, str]]:
         if across:
             value = None if row.method == BASELINE_METHOD else _ratio(_value(row), base.get(_beside(row)))
         if value is not None:
-            found[_key(row, across)] = (value, f"x {BASELINE_METHOD}" if across else str(row.unit))
+            found[_key(row, across)] = (value, RATIO if across else str(row.unit))
     return found
 
 
 def _beside(row: Any) -> Key:
     """What a row shares with vanilla's row of the same measurement."""
-    names = ("measure", "phase", "level", "policy", "T", "metric", "device", "dtype", "seed", *_MACHINE)
-    return (*(getattr(row, name) for name in names), _text(row.case))
+    return tuple(getattr(row, name) for name in (*SETTING, "T", "metric", *MACHINE))
 
 
 def _value(row: Any) -> Value:
@@ -167,13 +172,8 @@ def _ratio(value: Value, base: Value | None) -> Value | None:
 
 def _statuses(rows: pd.DataFrame, across: bool) -> dict[Key, str]:
     """Key of a cell -> its status. A quality cell's rows carry several T: it is one cell."""
-    found: dict[Key, str] = {}
-    for row in rows.itertuples():
-        key = _key(row, across, metric="")
-        if row.measure == "quality":
-            key = (*key[:6], 0, *key[7:])
-        found[key] = str(row.status)
-    return found
+    cells = rows.assign(T=rows["cell_T"]).drop_duplicates("cell")
+    return {_key(row, across, metric=""): str(row.status) for row in cells.itertuples()}
 
 
 def _status_lines(was: dict[Key, str], now: dict[Key, str]) -> Iterator[Line]:
@@ -216,7 +216,7 @@ def _verdict(old: Value | None, new: Value | None, better: int) -> str:
         return MISSING
     if old is None:
         return NEW
-    if old.value == new.value or _overlap(old, new):
+    if math.isclose(old.value, new.value, rel_tol=1e-9) or _overlap(old, new):
         return SAME
     if better == 0:
         return DIFFERENT

@@ -23,9 +23,9 @@ class Verdict:
 def judge(comparison: Comparison, rules: Sequence[Rule], *, allow_missing: bool = False) -> Verdict:
     """Apply the rules. A cell that was ok and is not any more always fails, and a missing one unless allowed.
 
-    Raises LongAtlasError for a rule that matches nothing.
+    Raises LongAtlasError for a rule that can judge nothing.
     """
-    check_used(rules, (line.metric for line in comparison.lines))
+    check_used(rules, comparison.units)
     failures: list[tuple[Line, str]] = []
     for line in comparison.lines:
         if line.verdict == MISSING:
@@ -34,5 +34,9 @@ def judge(comparison: Comparison, rules: Sequence[Rule], *, allow_missing: bool 
         elif not line.metric and line.verdict == WORSE:
             failures.append((line, f"{line.baseline_status} -> {line.candidate_status}"))
         else:
-            failures += [(line, rule.text) for rule in rules if rule.matches(line.metric) and rule.fires(line)]
+            failures += [(line, rule.text) for rule in rules if _fires(rule, line)]
     return Verdict(tuple(failures))
+
+
+def _fires(rule: Rule, line: Line) -> bool:
+    return rule.matches(line.metric) and not rule.objection(line.metric, line.unit) and rule.fires(line)

@@ -19,6 +19,8 @@ _DIRECTIONS = {
     "accuracy*": MORE,
     "*_share": MORE,
 }
+# What follows from a time and a peak that was measured apart from it: the time itself is compared.
+FOLLOWING = ("compute_share", "bandwidth_share")
 # What `median` stands for in a rule: the medians of the timed phases.
 MEDIANS = ("train_ms", "prefill_ms", "decode_ms")
 

@@ -38,11 +38,11 @@ def load_side(where: str | None) -> Side:
         with as_file(files("longatlas") / "baselines" / SHIPPED_FILE) as path:
             return Side("the shipped baseline", _from_file(path), is_shipped=True)
     if where is not None and "://" not in where and Path(where).suffix.lower() in _FILES:
-        return Side(where, _from_file(Path(where)))
+        return side_of(where, _from_file(Path(where)))
     from longatlas.store import open_to_read
 
     store = open_to_read(where)
-    return Side(store.name, store.rows(latest=True))
+    return side_of(store.name, store.rows(latest=True))
 
 
 def side_of(name: str, frame: pd.DataFrame) -> Side:
@@ -55,6 +55,8 @@ def side_of(name: str, frame: pd.DataFrame) -> Side:
 def _from_file(path: Path) -> pd.DataFrame:
     import pandas as pd
 
+    from longatlas.compare.identity import newest
     from longatlas.store.transfer import read_rows
 
-    return pd.DataFrame(read_rows(path))
+    rows = read_rows(path)
+    return newest(pd.DataFrame(rows)) if rows else pd.DataFrame()
