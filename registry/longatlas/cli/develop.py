@@ -102,6 +102,7 @@ def _reports(specs: list[str], device: str) -> Iterator[Report]:
 def _print_to_stderr() -> None:
     """What a method prints is no part of the report; a crash shows there the line of Python it was at."""
     os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()
 
 

@@ -51,7 +51,13 @@ def run(
         statuses = {} if force else store.finished((cell.key for cell in cells), timeout=plan.timeout)
         with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
             _Run(cells, statuses, plan.timeout, store, executor, told).go(should_stop)
-    return store.rows(keys=[cell.key for cell in cells])
+    return _in_order(store.rows(keys=[cell.key for cell in cells]), cells)
+
+
+def _in_order(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
+    """Rows as the plan names their cells, not as the turns happened to end."""
+    place = {cell.key: number for number, cell in enumerate(cells)}
+    return frame.sort_values("cell", key=lambda keys: keys.map(place), kind="stable").reset_index(drop=True)
 
 
 def estimate(plan: Plan, store: Store) -> float:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from typing import Any, Protocol
 
 STARTUP_SECONDS = 120.0
@@ -40,9 +39,10 @@ class Nursery:
         self._log = log
         self._codes: dict[int, int] = {}
         self._living: set[int] = set()
-        self._start()
+        self._process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> None:
+        """It takes seconds to load torch: a run that finds all its cells in the store never starts it."""
         self._control, there = socket.socketpair()
         with there:
             self._process = subprocess.Popen(
@@ -60,9 +60,10 @@ class Nursery:
         self._ready = False
 
     def birth(self, channel: int, output: int, memory_gib: float) -> int:
-        if self._process.poll() is not None:  # somebody killed it
+        if self._process is not None and self._process.poll() is not None:  # somebody killed it
             self._bury_all()
             self.close()
+        if self._process is None:
             self._start()
         if not self._ready:
             self._await("ready", STARTUP_SECONDS)
@@ -95,12 +96,12 @@ class Nursery:
         self._living.clear()
 
     def close(self) -> None:
-        self._control.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
+        if self._process is None:
             return
+        self._control.close()
         self._process.kill()
         self._process.wait()
+        self._process = None
 
     def _await(self, what: str, seconds: float) -> dict[str, Any]:
         deadline = time.monotonic() + seconds

@@ -27,6 +27,7 @@ def main(descriptor: int, memory_gib: float) -> None:
     os.setpgid(0, 0)
     die_with_parent()
     faulthandler.enable()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # last words must not die with the process
     limit(memory_gib)
     bench, own = Bench(), os.getpid()
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rb") as lines:
