@@ -21,11 +21,15 @@ AT_WORK = "import torch\nif config.train_length == 16:\n    "
 
 
 def bench(folder: Path, *options: str, methods: str = "vanilla") -> subprocess.CompletedProcess[str]:
+    return bare_bench(folder, "--longatlas-methods", methods, *QUICK, *options)
+
+
+def bare_bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pytest", "--pyargs", "longatlas.bench", "-p", "no:cacheprovider"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
-        [*command, "--longatlas-methods", methods, *QUICK, *options],
+        [*command, *options],
         cwd=folder,
         env={**env, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -195,6 +199,21 @@ def test_benchmarks_of_other_suites_are_left_out_and_counted(
         done = command(*arguments, str(tmp_path / "foreign.json"))
         assert done.returncode == 2
         assert "has 2 benchmarks, none of longatlas's" in done.stderr
+
+
+def test_a_plan_of_a_file_and_no_longer_text_after_a_timeout(planted: Callable[..., str], tmp_path: Path) -> None:
+    slow = planted("slow", "import time\nif config.train_length == 8:\n    time.sleep(9)")
+    plan = {"methods": ["vanilla", slow], "measure": ["speed"], "phases": ["prefill"], "lengths": [8, 16]}
+    plan |= {"layers": 1, "heads": 2, "head_size": 8, "budget": 0.02, "timeout": 3, "threads": 1}
+    file = tmp_path / "plan.yaml"
+    file.write_text(json.dumps(plan))
+    done = bare_bench(tmp_path / "empty", "--longatlas-plan", str(file))
+    assert done.returncode == 0, done.stdout
+    assert "4 cells: 2 ok, 1 skipped, 1 timeout" in done.stdout
+    assert "T = 8 already ran out of memory or time" in done.stdout
+    missing = bare_bench(tmp_path / "empty", "--longatlas-plan", str(tmp_path / "none.yaml"))
+    assert missing.returncode == 4
+    assert "none.yaml" in missing.stderr
 
 
 def test_quality_is_a_line_of_its_own(tmp_path: Path) -> None:
