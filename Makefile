@@ -1,6 +1,7 @@
 # make demo   compare methods on this machine, then open the dashboard on 127.0.0.1:$(PORT)
 # make test   ruff, mypy and the tests
 # make bench  the ratios of docs/results, and longatlas.bench's comparisons of the demo's methods
+# make baseline  measures the baseline that is shipped with the package anew
 
 PORT ?= 8501
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 RIGHT := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11,$(shell $(p) -c '$(RIGHT)' 2>/dev/null && echo $(p))))
 
-.PHONY: demo test bench picture clean
+.PHONY: demo test bench baseline picture clean
 
 demo: $(VENV)/.installed
 	@exec $(BIN)/longatlas demo --port $(PORT) $(if $(CORPUS),--corpus "$(CORPUS)")
@@ -22,6 +23,12 @@ test: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/pytest tests/benchmarks/test_targets.py --benchmark-only
 	$(BIN)/pytest --pyargs longatlas.bench
+
+baseline: $(VENV)/.installed
+	$(BIN)/longatlas run docs/baseline.yaml --store build/baseline.sqlite
+	$(BIN)/longatlas run docs/baseline.yaml --heads 8 --head-size 64 --lengths 512,2048 --store build/baseline.sqlite
+	$(BIN)/longatlas results import docs/results/cpu-2-cores/quality.json --store build/baseline.sqlite
+	$(BIN)/python docs/make_baseline.py build/baseline.sqlite
 
 picture: $(VENV)/.installed
 	$(BIN)/python docs/make_picture.py

@@ -17,6 +17,8 @@ from longatlas.compare import compare, load_side, parse_rules
 from longatlas.compare.comparison import BETTER, MISSING, NEW, SAME, WORSE
 from longatlas.compare.gate import judge
 from longatlas.compare.sides import Side
+from longatlas.harness.demo import METHODS, demo_plan
+from longatlas.harness.plan import load_plan
 
 SHARED: dict[str, Any] = {
     "impl": "torch",
@@ -352,6 +354,37 @@ def test_a_store_is_a_side(files: tuple[str, str], tmp_path: Path, command: Call
     done = command("compare", files[0], "--store", store, "--fail", "median:5%")
     assert done.returncode == 1
     assert load_side(store).rows["method"].tolist() == ["vanilla", "yarn"]
+
+
+# The shipped baseline
+
+
+def elsewhere(shipped: Side, factor: float) -> Side:
+    """The shipped rows as another machine would have them, all times and bytes by a factor."""
+    rows = shipped.rows[shipped.rows["measure"] == "speed"].assign(machine="another", threads=7)
+    return Side("here", rows.assign(**{name: rows[name] * factor for name in ("value", "low", "high")}))
+
+
+def test_the_shipped_baseline_is_compared_by_ratios_to_vanilla() -> None:
+    shipped = load_side("shipped")
+    assert shipped.is_shipped
+    assert set(demo_plan().methods[: len(METHODS)]) <= set(shipped.rows["method"])
+    found = compare(shipped, elsewhere(shipped, 3.0))
+    assert found.across
+    assert {line.verdict for line in found.lines} == {SAME}
+    assert "vanilla" not in {line.method for line in found.lines if line.metric}
+    assert {line.unit for line in found.lines if line.metric} == {"x vanilla"}
+    only_one_length = elsewhere(shipped, 1.0)
+    few = Side("here", only_one_length.rows[only_one_length.rows["T"] == 512])
+    assert {line.verdict for line in compare(shipped, few).lines} == {SAME}, "what was not measured is not asked for"
+
+
+def test_the_baselines_plan_is_that_of_the_demo() -> None:
+    plan = load_plan(Path(__file__).parents[2] / "docs" / "baseline.yaml")
+    demo = demo_plan()
+    keys = ("layers", "heads", "head_size", "lengths", "batch", "budget")
+    assert plan.methods == demo.methods[: len(plan.methods)]
+    assert [getattr(plan, key) for key in keys] == [getattr(demo, key) for key in keys]
 
 
 def test_of_repeats_in_a_file_the_newest_counts(tmp_path: Path) -> None:

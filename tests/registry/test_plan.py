@@ -41,7 +41,7 @@ SMALL = Plan(methods=("vanilla",))
 def from_command(arguments: list[str]) -> Plan:
     """What the command line makes of an argument list."""
     context = run_command.make_context("run", arguments[2:])
-    values = {k: v for k, v in context.params.items() if k not in ("plan", "store", "force", "as_json")}
+    values = {k: v for k, v in context.params.items() if k not in ("plan", "store", "force", "yes", "as_json")}
     plan: Plan = make_plan(context.params["plan"], values)
     return plan
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from longatlas.compare.identity import MACHINE, METHOD, SETTING, in_settings_of, is_chosen, with_identity
-from longatlas.compare.metrics import FOLLOWING, LESS, direction
+from longatlas.compare.metrics import FOLLOWING, LESS, OWN_MACHINES, direction
 from longatlas.errors import LongAtlasError
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ def _key(row: Any, across: bool, *, metric: str | None = None) -> Key:
 
 def _values(rows: pd.DataFrame, across: bool) -> dict[Key, tuple[Value, str]]:
     """Key -> value and unit of every row that holds a value; ratios to vanilla of the same machine when across."""
-    good = rows[(rows["status"] == "ok") & ~rows["metric"].isin(["", *FOLLOWING]) & rows["value"].notna()]
+    silent = ["", *FOLLOWING, *(OWN_MACHINES if across else ())]
+    good = rows[(rows["status"] == "ok") & ~rows["metric"].isin(silent) & rows["value"].notna()]
     found: dict[Key, tuple[Value, str]] = {}
     base = {_beside(row): _value(row) for row in good.itertuples() if row.method == BASELINE_METHOD}
     for row in good.itertuples():
@@ -215,7 +217,7 @@ def _verdict(old: Value | None, new: Value | None, better: int) -> str:
         return MISSING
     if old is None:
         return NEW
-    if old.value == new.value or _overlap(old, new):
+    if math.isclose(old.value, new.value, rel_tol=1e-9) or _overlap(old, new):
         return SAME
     if better == 0:
         return DIFFERENT

@@ -21,6 +21,8 @@ _DIRECTIONS = {
 }
 # What follows from a time and a peak that was measured apart from it: the time itself is compared.
 FOLLOWING = ("compute_share", "bandwidth_share")
+# What a ratio to vanilla says nothing about: of one call, of the whole process, or of rounding.
+OWN_MACHINES = ("compile_ms", "resident_peak_bytes", "rms_error", "flops", "moved_bytes")
 # What `median` stands for in a rule: the medians of the timed phases.
 MEDIANS = ("train_ms", "prefill_ms", "decode_ms")
 
