@@ -88,11 +88,13 @@ def test_saved_samples_are_the_workers_and_their_rows_can_be_imported(saved: tup
     assert import_rows(other, read_rows(file), file.name).known == 10
 
 
-def test_finished_cells_come_from_the_store(saved: tuple[Path, str]) -> None:
+def test_finished_cells_come_from_the_store_and_a_histogram_is_drawn(saved: tuple[Path, str]) -> None:
     before = Store(str(saved[0] / "kept.sqlite"), read_only=True).last_row_id()
-    done = bench(saved[0], "--longatlas-store", str(saved[0] / "kept.sqlite"))
+    done = bench(saved[0], "--longatlas-store", str(saved[0] / "kept.sqlite"), "--benchmark-histogram=drawn/h")
     assert done.returncode == 0, done.stdout
     assert Store(str(saved[0] / "kept.sqlite"), read_only=True).last_row_id() == before
+    drawn = sorted(file.name for file in (saved[0] / "drawn").glob("*.svg"))
+    assert [name.split("_")[0] for name in drawn] == ["h-decode", "h-prefill", "h-train"]
 
 
 def test_compare_and_compare_fail(saved: tuple[Path, str]) -> None:
