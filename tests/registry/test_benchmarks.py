@@ -169,15 +169,6 @@ def test_other_ways_to_run_pytest(saved: tuple[Path, str], tmp_path: Path, optio
     assert ("Name (time in" in done.stdout) == (option != "--benchmark-disable")
 
 
-def test_histogram(saved: tuple[Path, str], tmp_path: Path) -> None:
-    pytest.importorskip("pygal", reason="pytest-benchmark[histogram] is not installed")
-    store = ("--longatlas-store", str(saved[0] / "kept.sqlite"))
-    done = bench(tmp_path / "empty", *store, "--benchmark-histogram=drawn")
-    assert done.returncode == 0, done.stdout
-    drawn = sorted(file.name.partition("-")[2] for file in (tmp_path / "empty").glob("drawn-*.svg"))
-    assert drawn == [f"{phase}_T=16_head_size=8_heads=2.svg" for phase in ("decode", "prefill", "train")]
-
-
 def test_memory_alone_has_no_time_to_compare(tmp_path: Path) -> None:
     done = bench(tmp_path / "empty", "--longatlas-measure", "memory", "--longatlas-phases", "prefill")
     assert done.returncode == 0, done.stdout
