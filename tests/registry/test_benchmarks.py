@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from longatlas.bench.replay import ReplayTimer
+from longatlas.catalog import has_cuda
 from longatlas.store import Store
 from longatlas.store.transfer import import_rows, read_rows
 
@@ -20,11 +21,15 @@ AT_WORK = "import torch\nif config.train_length == 16:\n    "
 
 
 def bench(folder: Path, *options: str, methods: str = "vanilla") -> subprocess.CompletedProcess[str]:
+    return bare_bench(folder, "--longatlas-methods", methods, *QUICK, *options)
+
+
+def bare_bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pytest", "--pyargs", "longatlas.bench", "-p", "no:cacheprovider"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
-        [*command, "--longatlas-methods", methods, *QUICK, *options],
+        [*command, *options],
         cwd=folder,
         env={**env, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -139,6 +144,71 @@ def test_a_gate_against_a_baseline(saved: tuple[Path, str], tmp_path: Path) -> N
     assert "+100.0%, worse (peak_bytes:1%)" in done.stdout
 
 
+def test_what_is_deselected_is_not_measured(tmp_path: Path) -> None:
+    done = bench(tmp_path / "empty", "-k", "alibi and prefill", methods="vanilla,alibi")
+    assert done.returncode == 0, done.stdout
+    assert "5 deselected" in done.stdout
+    assert "2 cells: 2 ok" in done.stdout
+
+
+def test_a_gate_that_measured_nothing_does_not_pass(saved: tuple[Path, str], tmp_path: Path) -> None:
+    kept = str(saved[0] / "kept.sqlite")
+    gate = ("--longatlas-store", kept, "--longatlas-baseline", kept, "--longatlas-fail", "median:1%")
+    done = bench(tmp_path / "empty", *gate, "--benchmark-skip")
+    assert done.returncode == 1
+    assert "ERROR: nothing was measured, so there is nothing to compare with the baseline" in done.stdout
+    done = bench(tmp_path / "empty", *gate, "--collect-only")
+    assert (done.returncode, "ERROR" in done.stdout) == (0, False)
+
+
+@pytest.mark.parametrize("option", ["--benchmark-disable", "--benchmark-only", "--import-mode=importlib"])
+def test_other_ways_to_run_pytest(saved: tuple[Path, str], tmp_path: Path, option: str) -> None:
+    done = bench(tmp_path / "empty", "--longatlas-store", str(saved[0] / "kept.sqlite"), option)
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+    assert ("Name (time in" in done.stdout) == (option != "--benchmark-disable")
+
+
+def test_memory_alone_has_no_time_to_compare(tmp_path: Path) -> None:
+    done = bench(tmp_path / "empty", "--longatlas-measure", "memory", "--longatlas-phases", "prefill")
+    assert done.returncode == 0, done.stdout
+    assert "prefill: peak MiB" in done.stdout
+    assert "Name (time in" not in done.stdout
+
+
+def test_benchmarks_of_other_suites_are_left_out_and_counted(
+    saved: tuple[Path, str], tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    text = json.loads(next(saved[0].rglob("*_before.json")).read_text())
+    foreign = {"name": "test_sort", "stats": {"median": 1.0}, "extra_info": {}}
+    (tmp_path / "mixed.json").write_text(json.dumps({**text, "benchmarks": [foreign, *text["benchmarks"]]}))
+    (tmp_path / "foreign.json").write_text(json.dumps({**text, "benchmarks": [foreign, foreign]}))
+    store = str(tmp_path / "store.sqlite")
+    done = command("results", "import", str(tmp_path / "mixed.json"), "--store", store)
+    assert done.returncode == 0
+    assert "mixed.json: 1 benchmarks of other suites are left out" in done.stderr
+    assert "of 10 cells imported" in done.stdout
+    for arguments in (("results", "import"), ("compare", store)):
+        done = command(*arguments, str(tmp_path / "foreign.json"))
+        assert done.returncode == 2
+        assert "has 2 benchmarks, none of longatlas's" in done.stderr
+
+
+def test_a_plan_of_a_file_and_no_longer_text_after_a_timeout(planted: Callable[..., str], tmp_path: Path) -> None:
+    slow = planted("slow", "import time\nif config.train_length == 8:\n    time.sleep(9)")
+    plan = {"methods": ["vanilla", slow], "measure": ["speed"], "phases": ["prefill"], "lengths": [8, 16]}
+    plan |= {"layers": 1, "heads": 2, "head_size": 8, "budget": 0.02, "timeout": 3, "threads": 1}
+    file = tmp_path / "plan.yaml"
+    file.write_text(json.dumps(plan))
+    done = bare_bench(tmp_path / "empty", "--longatlas-plan", str(file))
+    assert done.returncode == 0, done.stdout
+    assert "4 cells: 2 ok, 1 skipped, 1 timeout" in done.stdout
+    assert "T = 8 already ran out of memory or time" in done.stdout
+    missing = bare_bench(tmp_path / "empty", "--longatlas-plan", str(tmp_path / "none.yaml"))
+    assert missing.returncode == 4
+    assert "none.yaml" in missing.stderr
+
+
 def test_quality_is_a_line_of_its_own(tmp_path: Path) -> None:
     options = ("--longatlas-measure", "quality", "--longatlas-tasks", "mqar", "--longatlas-preset", "smoke")
     done = bench(tmp_path / "empty", *options)
@@ -155,14 +225,18 @@ BAD = {
     ),
     "phase": (("--longatlas-phases", "trian"), "plan: phases has the unknown name 'trian'; did you mean 'train'?"),
     "budget": (("--longatlas-budget", "soon"), "--longatlas-budget is 'soon'; expected a number"),
-    "plan": (("--longatlas-plan", "none.yaml"), "none.yaml"),
     "baseline": (("--longatlas-baseline", "none.json"), "cannot read 'none.json'"),
+    "plan beside options": (("--longatlas-plan", "x.yaml"), "takes the place of --longatlas-methods; put it into"),
+    "device": (("--longatlas-device", "cuda"), "no NVIDIA GPU was found here"),
+    "no benchmark": (("-p", "no:benchmark"), "longatlas.bench needs pytest-benchmark"),
     "fail": (("--longatlas-fail", "median:5%"), "--longatlas-fail needs --longatlas-baseline"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
 def test_wrong_options_are_usage_errors(tmp_path: Path, kind: str) -> None:
+    if kind == "device" and has_cuda():
+        pytest.skip("there is a GPU here")
     options, words = BAD[kind]
     done = bench(tmp_path / "empty", *options)
     assert done.returncode == 4, done.stdout

@@ -45,7 +45,7 @@ def test_run_then_results(command: Command) -> None:
     assert next(r["options"] for r in rows if r["method"] != "vanilla") == {"window": 4}
     assert "[4/4] memory sliding_window:window=4 prefill T=8: ok" in run.stderr
     results = command("results", "--json")
-    assert json.loads(results.stdout) == rows
+    assert json.loads(results.stdout) == sorted(rows, key=lambda row: row["id"])
     assert results.stderr == ""
     again = command("run", "--methods", "vanilla,sliding_window:window=4", *QUICK, "--json")
     assert json.loads(again.stdout) == rows

@@ -339,6 +339,19 @@ def test_exit_codes(files: tuple[str, str], command: Callable[..., Any]) -> None
         assert "Traceback" not in done.stderr
 
 
+def test_a_method_that_one_side_lacks_altogether_is_told_once(tmp_path: Path, command: Callable[..., Any]) -> None:
+    methods = {"before": ("vanilla", "yarn"), "after": ("vanilla", "alibi")}
+    for name, specs in methods.items():
+        rows = [row(spec, "prefill_ms", 10.0, T=T) for spec in specs for T in (512, 1024)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    files = [str(tmp_path / f"{name}.json") for name in methods]
+    done = command("compare", *files)
+    assert "missing altogether: yarn\nnew altogether: alibi\n6 compared: 2 same, 2 missing, 2 new.\n" in done.stdout
+    assert "512" not in done.stdout
+    assert command("compare", *files, "--all").stdout.count("yarn ") == 2
+    assert command("compare", *files, "--fail", "median:5%").stdout.count("(missing)") == 2
+
+
 def test_json_says_what_fails(files: tuple[str, str], command: Callable[..., Any]) -> None:
     done = command("compare", *files, "--fail", "median:5%", "--json")
     assert done.returncode == 1

@@ -26,12 +26,19 @@ def plans_of(config: pytest.Config) -> list[Plan]:
     """The plans that the options ask for, one per shape. Raises LongAtlasError."""
     file = option(config, "plan")
     if file is not None:
+        _check_alone(config)
         return [load_plan(file)]
     values = _values(config)
     return [
         plan_from_values({**values, "batch": batch, "heads": heads, "head_size": size, "lengths": tuple(lengths)})
         for (batch, heads, size), lengths in _shapes(option(config, "cases")).items()
     ]
+
+
+def _check_alone(config: pytest.Config) -> None:
+    for name in ("methods", "cases", *_LISTS, *_TEXTS, *_NUMBERS):
+        if option(config, name) is not None:
+            raise LongAtlasError(f"--longatlas-plan takes the place of --longatlas-{name}; put it into the plan's file")
 
 
 def option(config: pytest.Config, name: str) -> str | None:

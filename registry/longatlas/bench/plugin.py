@@ -57,7 +57,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "longatlas_cell" not in metafunc.fixturenames:
         return
     cells = session_of(metafunc.config).timed
-    metafunc.parametrize("longatlas_cell", cells, ids=[cell.label.replace(" ", "-") for cell in cells])
+    from longatlas.bench.records import name_of
+
+    names = [name_of(cell).removeprefix("longatlas::") for cell in cells]
+    metafunc.parametrize("longatlas_cell", cells, ids=[name.replace("::", "-") for name in names])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Only what was not deselected is measured."""
+    found = session.config.stash.get(_SESSION, None)
+    if found is not None:
+        parameters = [item.callspec.params for item in session.items if hasattr(item, "callspec")]
+        found.select(values["longatlas_cell"] for values in parameters if "longatlas_cell" in values)
 
 
 def session_of(config: pytest.Config) -> BenchSession:
@@ -81,14 +92,16 @@ def longatlas_session(request: pytest.FixtureRequest) -> Iterator[BenchSession]:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run where `--longatlas-fail` says so."""
     found = session.config.stash.get(_SESSION, None)
-    if found is not None and found.is_worse() and session.exitstatus == pytest.ExitCode.OK:
+    if found is None or session.config.option.collectonly or session.exitstatus != pytest.ExitCode.OK:
+        return
+    if found.is_worse():
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """longatlas's own section: every status, and the difference from the baseline."""
     found = config.stash.get(_SESSION, None)
-    if found is not None:
+    if found is not None and not config.option.collectonly:
         from longatlas.bench.report import write
 
         write(terminalreporter, found)

@@ -16,14 +16,13 @@ SHOWN = 40  # lines that differ from the baseline
 def write(terminal: Any, session: BenchSession) -> None:
     """Speed, memory, state and quality, every status, and the differences from the baseline."""
     frame = session.found()
-    if frame.empty:
-        return
-    terminal.section("longatlas")
-    for made in summarise(frame):
-        _table(terminal, made)
-    cells = frame.drop_duplicates("cell")["status"]
-    counted = ", ".join(f"{number} {status}" for status, number in sorted(Counter(cells).items()))
-    terminal.write_line(f"{len(cells)} cells: {counted}")
+    if not frame.empty:
+        terminal.section("longatlas")
+        for made in summarise(frame):
+            _table(terminal, made)
+        cells = frame.drop_duplicates("cell")["status"]
+        counted = ", ".join(f"{number} {status}" for status, number in sorted(Counter(cells).items()))
+        terminal.write_line(f"{len(cells)} cells: {counted}")
     try:
         _against_baseline(terminal, session)
     except LongAtlasError as error:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from longatlas.bench.options import option, plans_of
-from longatlas.compare import Comparison, compare, load_side, parse_rules
+from longatlas.compare import Comparison, Rule, compare, load_side, parse_rules
 from longatlas.compare.gate import Verdict, judge
 from longatlas.compare.identity import in_settings_of
 from longatlas.compare.sides import Side, side_of
 from longatlas.errors import LongAtlasError
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.executor import Executor
-from longatlas.harness.peaks import set_peaks
 from longatlas.harness.plan import Plan
-from longatlas.harness.running import hosts_path, log_path
+from longatlas.harness.running import PlanRun, check_device, hosts_path, log_path
 from longatlas.harness.slot_lock import device_slot
 from longatlas.store import Store
 
@@ -37,26 +35,24 @@ class BenchSession:
     timed  the cells that have a test: speed and quality, and memory where speed is not measured
     """
 
-    def __init__(self, plans: Sequence[Plan], store: Store, baseline: Side | None, rules: str | None) -> None:
-        self.store, self.baseline = store, baseline
-        self.rules = parse_rules(rules) if rules is not None else []
-        self._plans = list(plans)
-        self._groups: dict[Any, list[Cell]] = defaultdict(list)
-        self._timeouts: dict[str, float] = {}
-        for number, plan in enumerate(plans):
-            for cell in expand(plan):
-                self._groups[(number, *cell.group)].append(cell)
-                self._timeouts[cell.key] = plan.timeout
-        self.cells = [cell for group in self._groups.values() for cell in group]
-        timed = [cell for cell in self.cells if cell.measure != "memory"]
-        shaped = {_place(cell) for cell in timed if cell.measure == "speed"}
-        self.timed = [*timed, *(c for c in self.cells if c.measure == "memory" and _place(c) not in shaped)]
-        self._stack = contextlib.ExitStack()
-        self._asked: set[str] = set()
+    def __init__(self, plans: Sequence[Plan], store: Store, baseline: Side | None, rules: Sequence[Rule]) -> None:
+        self.store, self.baseline, self.rules = store, baseline, list(rules)
+        self._plans = {plan: expand(plan) for plan in plans}
+        self.cells = [cell for cells in self._plans.values() for cell in cells]
+        shaped = {_place(cell) for cell in self.cells if cell.measure == "speed"}
+        self.timed = [cell for cell in self.cells if cell.measure != "memory" or _place(cell) not in shaped]
+        self._selected, self._asked = {cell.key for cell in self.cells}, set[str]()
+        self._workers = contextlib.ExitStack()
+
+    def select(self, timed: Iterable[Cell]) -> None:
+        """Measure these cells only, and the memory passes beside them."""
+        places = {_place(cell) for cell in timed}
+        self._selected = {cell.key for cell in self.cells if _place(cell) in places}
 
     def rows(self, cell: Cell) -> pd.DataFrame:
         """The rows of a cell, its group being measured first where it was not yet; samples included."""
-        self._measure(cell)
+        if cell.key not in self._asked:
+            self._measure_group_of(cell)
         return self.store.rows(keys=[cell.key], samples=True)
 
     def memory_rows(self, cell: Cell) -> pd.DataFrame | None:
@@ -66,19 +62,20 @@ class BenchSession:
 
     def found(self) -> pd.DataFrame:
         """All rows of the cells that tests have asked for."""
-        keys = [cell.key for cell in self.cells if cell.key in self._asked]
-        return self.store.rows(keys=keys)
+        return self.store.rows(keys=[cell.key for cell in self.cells if cell.key in self._asked])
 
     def comparison(self) -> Comparison | None:
-        """What was found beside the baseline; None without one, or before anything was measured."""
-        frame = self.found()
-        if self.baseline is None or frame.empty:
+        """What was found beside the baseline; None without one. Raises LongAtlasError."""
+        if self.baseline is None:
             return None
-        kept = in_settings_of(self.baseline.rows, frame, "method")  # it may hold much that was not asked for
-        return compare(replace(self.baseline, rows=kept), side_of("this run", frame))
+        found = self.found()
+        if found.empty:
+            raise LongAtlasError("nothing was measured, so there is nothing to compare with the baseline")
+        kept = in_settings_of(self.baseline.rows, found, "method")  # it may hold much that was not asked for
+        return compare(replace(self.baseline, rows=kept), side_of("this run", found))
 
     def verdict(self) -> Verdict | None:
-        """The gate's answer; None without rules."""
+        """The gate's answer; None without rules. Raises LongAtlasError where it cannot be given."""
         found = self.comparison() if self.rules else None
         return judge(found, self.rules) if found is not None else None
 
@@ -92,39 +89,55 @@ class BenchSession:
 
     def stop(self) -> None:
         """End the workers."""
-        self._stack.close()
+        self._workers.close()
 
-    def _measure(self, cell: Cell) -> None:
-        group = next(cells for cells in self._groups.values() if cell in cells)
-        self._asked.add(cell.key)
-        missing = [c for c in group if c.key not in self.store.finished([c.key], timeout=self._timeouts[c.key])]
-        if cell not in missing:
-            return
-        with device_slot(cell.device):
-            if cell.measure == "speed" and self._executor.peaks is None:
-                set_peaks(self._executor, self.store, cell)
-            for finished in self._executor.measure_group(missing, self._timeouts[cell.key]):
-                self.store.save(finished.cell, finished.rows, finished.seconds)
+    def _measure_group_of(self, cell: Cell) -> None:
+        plan = next(plan for plan, cells in self._plans.items() if cell in cells)
+        group = [c for c in self._plans[plan] if c.group == cell.group and c.key in self._selected]
+        with device_slot(plan.device):
+            self._runs[plan].measure(group)
+        self._asked |= {c.key for c in group}
 
     @cached_property
-    def _executor(self) -> Executor:
+    def _runs(self) -> dict[Plan, PlanRun]:
         memory = max(plan.memory_gib for plan in self._plans)
-        return self._stack.enter_context(Executor(hosts_path(self.store), log_path(self.store), memory))
+        executor = self._workers.enter_context(Executor(hosts_path(self.store), log_path(self.store), memory))
+        return {plan: self._run_of(plan, cells, executor) for plan, cells in self._plans.items()}
+
+    def _run_of(self, plan: Plan, cells: list[Cell], executor: Executor) -> PlanRun:
+        finished = self.store.finished([cell.key for cell in cells], timeout=plan.timeout)
+        return PlanRun(cells, finished, plan.timeout, self.store, executor)
 
 
 def open_session(config: pytest.Config) -> BenchSession:
     """The session that pytest's options ask for. Raises pytest.UsageError."""
     if hasattr(config, "workerinput") or config.getoption("numprocesses", None):
         raise pytest.UsageError("longatlas.bench measures one thing at a time: run it without -n")
+    if not config.pluginmanager.hasplugin("benchmark"):
+        raise pytest.UsageError("longatlas.bench needs pytest-benchmark: run it without -p no:benchmark")
     try:
-        rules, named = option(config, "fail"), option(config, "baseline")
-        if rules is not None and named is None:
-            raise LongAtlasError("--longatlas-fail needs --longatlas-baseline: a store, a file, or `shipped`")
-        store = option(config, "store") or str(Path(tempfile.mkdtemp(prefix="longatlas-bench-")) / "store.sqlite")
-        baseline = load_side(named) if named is not None else None
-        return BenchSession(plans_of(config), Store(store), baseline, rules)
+        return _open(config)
     except LongAtlasError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _open(config: pytest.Config) -> BenchSession:
+    rules, named, where = (option(config, name) for name in ("fail", "baseline", "store"))
+    if rules is not None and named is None:
+        raise LongAtlasError("--longatlas-fail needs --longatlas-baseline: a store, a file, or `shipped`")
+    plans = plans_of(config)
+    for plan in plans:
+        check_device(plan)
+    baseline = load_side(named) if named is not None else None
+    store = Store(where or _temporary_store(config))
+    store.check_writable()
+    return BenchSession(plans, store, baseline, parse_rules(rules) if rules is not None else [])
+
+
+def _temporary_store(config: pytest.Config) -> str:
+    folder = tempfile.TemporaryDirectory(prefix="longatlas-bench-")
+    config.add_cleanup(folder.cleanup)
+    return str(Path(folder.name) / "store.sqlite")
 
 
 def _place(cell: Cell) -> tuple[Any, ...]:

@@ -86,18 +86,32 @@ def _show(found: Comparison, verdict: Verdict | None, everything: bool) -> None:
         out.print("The sides are of different machines: values are ratios to vanilla on each.")
     if found.left_out:
         out.print(f"Left out: {found.left_out} cells of machines or settings that one side lacks.", highlight=False)
-    shown = found.of(WORSE, BETTER, DIFFERENT, MISSING, NEW, *((SAME,) if everything else ()))
+    whole = {} if everything else _whole_methods(found)
+    wanted = found.of(WORSE, BETTER, DIFFERENT, MISSING, NEW, *((SAME,) if everything else ()))
+    shown = [line for line in wanted if line.method not in whole]
     if shown:
         columns = ["method", "measured", "T", "metric", "baseline", "candidate", "change", "verdict"]
         out.print(table(columns, [_cells(line) for line in shown[:SHOWN]]))
     if len(shown) > SHOWN:
         out.print(f"... and {len(shown) - SHOWN} more; --json has all of them.")
+    for word in (MISSING, NEW):
+        names = ", ".join(method for method, verdict in whole.items() if verdict == word)
+        if names:
+            out.print(f"{word} altogether: {names}", highlight=False, soft_wrap=True)
     counted = ", ".join(
         f"{len(found.of(word))} {word}" for word in (WORSE, BETTER, SAME, DIFFERENT, MISSING, NEW) if found.of(word)
     )
     out.print(f"{len(found.lines)} compared: {counted}.", highlight=False)
     if verdict is not None:
         _show_verdict(verdict)
+
+
+def _whole_methods(found: Comparison) -> dict[str, str]:
+    """Methods that only one side has at all, with the verdict of all their lines: each needs one line only."""
+    verdicts: dict[str, set[str]] = {}
+    for line in found.lines:
+        verdicts.setdefault(line.method, set()).add(line.verdict)
+    return {method: words.pop() for method, words in verdicts.items() if words in ({"missing"}, {"new"})}
 
 
 def _show_verdict(verdict: Verdict) -> None:

@@ -104,7 +104,7 @@ def import_(given: str | None, files: tuple[Path, ...], store: str | None) -> No
     from longatlas.store import Store
     from longatlas.store.transfer import import_rows, read_rows
 
-    read = {file: read_rows(file) for file in files}
+    read = {file: read_rows(file, lambda text: click.echo(text, err=True)) for file in files}
     opened = Store(store or given)
     for file, rows in read.items():
         done = import_rows(opened, rows, file.name)

@@ -42,15 +42,14 @@ def run(
     A cell that fails is a row with its status; nothing is dropped. Raises LongAtlasError for a bad plan or store.
     """
     plan = as_plan(plan)
-    if plan.device == "cuda" and not has_cuda():
-        raise PlanError("device", "is 'cuda', but no NVIDIA GPU was found here; `longatlas doctor` says more")
+    check_device(plan)
     cells = expand(plan)
     store = store if isinstance(store, Store) else Store(store)
     store.check_writable()
     with device_slot(plan.device, should_stop), _listener(progress) as told:
         statuses = {} if force else store.finished((cell.key for cell in cells), timeout=plan.timeout)
         with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
-            _Run(cells, statuses, plan.timeout, store, executor, told).go(should_stop)
+            PlanRun(cells, statuses, plan.timeout, store, executor, told).go(should_stop)
     return _in_order(store.rows(keys=[cell.key for cell in cells]), cells)
 
 
@@ -72,6 +71,12 @@ def estimate(plan: Plan, store: Store) -> float:
         Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor,
     ):
         return sum(executor.estimate(cell, plan.timeout) or 0.0 for cell in cells if cell.key not in done)
+
+
+def check_device(plan: Plan) -> None:
+    """Raise PlanError where a plan asks for a GPU and there is none."""
+    if plan.device == "cuda" and not has_cuda():
+        raise PlanError("device", "is 'cuda', but no NVIDIA GPU was found here; `longatlas doctor` says more")
 
 
 def _listener(progress: Listener | bool) -> AbstractContextManager[Listener]:
@@ -97,8 +102,11 @@ def log_path(store: Store) -> Path:
     return store.beside(".workers.log")
 
 
-class _Run:
-    """One plan on its way through the executor."""
+class PlanRun:
+    """One plan on its way through the executor.
+
+    statuses  key -> status of its cells that are finished
+    """
 
     def __init__(
         self,
@@ -107,7 +115,7 @@ class _Run:
         timeout: float,
         store: Store,
         executor: Executor,
-        progress: Listener,
+        progress: Listener = lambda step: None,
     ) -> None:
         self._cells, self._statuses, self._timeout = cells, statuses, timeout
         self._store, self._executor, self._progress = store, executor, progress
@@ -118,12 +126,16 @@ class _Run:
     def go(self, should_stop: Callable[[], bool]) -> None:
         """Finish all cells, group by group."""
         for _, group in groupby(self._cells, key=lambda cell: cell.group):
-            missing = [cell for cell in group if not self._settled(cell)]
-            if missing and missing[0].measure == "speed" and self._executor.peaks is None:
-                set_peaks(self._executor, self._store, missing[0])
-            for finished in self._executor.measure_group(missing, self._timeout, should_stop, self._begin):
-                self._store.save(finished.cell, finished.rows, finished.seconds)
-                self._finish(finished)
+            self.measure(list(group), should_stop)
+
+    def measure(self, group: list[Cell], should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Finish the cells of one group: those that are not in the store, and that need to be tried, are measured."""
+        missing = [cell for cell in group if not self._settled(cell)]
+        if missing and missing[0].measure == "speed" and self._executor.peaks is None:
+            set_peaks(self._executor, self._store, missing[0])
+        for finished in self._executor.measure_group(missing, self._timeout, should_stop, self._begin):
+            self._store.save(finished.cell, finished.rows, finished.seconds)
+            self._finish(finished)
 
     def _settled(self, cell: Cell) -> bool:
         """Tell a cell that is in the store already, or that need not be tried; whether it was one."""

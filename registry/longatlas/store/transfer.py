@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Rows = list[dict[str, Any]]
+Tell = Callable[[str], None]
 
 STATUSES = ("ok", "oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
 LARGEST_FILE = 512 << 20  # bytes
@@ -60,15 +61,17 @@ def export_rows(frame: pd.DataFrame, path: Path) -> None:
         raise LongAtlasError(f"cannot write '{path}': {error.strerror}; choose another place") from None
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path, tell: Tell = lambda text: None) -> Rows:
     """The checked flat rows of a file that export_rows or `--json` wrote, or pytest-benchmark with longatlas's plugin.
+
+    tell  told what of the file is left out, and why
 
     Raises LongAtlasError that names the file, the row and the column.
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise LongAtlasError(f"'{path}' is larger than {LARGEST_FILE >> 20} MiB; export a part of it (--method)")
-        found = _READERS[_kind(path)](path)
+        found = _READERS[_kind(path)](path, tell)
     except OSError as error:
         raise LongAtlasError(f"cannot read '{path}': {error.strerror}") from None
     except LongAtlasError:
@@ -115,31 +118,34 @@ def plain_rows(frame: pd.DataFrame) -> Rows:
     return [{str(key): value for key, value in record.items()} for record in records]
 
 
-def _read_csv(path: Path) -> Rows:
+def _read_csv(path: Path, tell: Tell) -> Rows:
     import pandas as pd
 
     frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _NUMBERS}, dtype={"cell": str})
     return plain_rows(frame)
 
 
-def _read_parquet(path: Path) -> Rows:
+def _read_parquet(path: Path, tell: Tell) -> Rows:
     import pandas as pd
 
     return plain_rows(pd.read_parquet(path))
 
 
-def _read_json(path: Path) -> Rows:
+def _read_json(path: Path, tell: Tell) -> Rows:
     found = json.loads(path.read_text())
     if isinstance(found, dict) and "benchmarks" in found:
         from longatlas.bench.records import rows_of_benchmarks
 
-        return rows_of_benchmarks(found)
+        rows, others = rows_of_benchmarks(found, str(path))
+        if others:
+            tell(f"{path}: {others} benchmarks of other suites are left out: they have no rows of longatlas's")
+        return rows
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise LongAtlasError(f"'{path}' holds no list of rows; `longatlas results export` writes one")
     return found
 
 
-_READERS: dict[str, Callable[[Path], Rows]] = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}
+_READERS: dict[str, Callable[[Path, Tell], Rows]] = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}
 
 
 def _checked(row: Mapping[str, Any], place: str) -> dict[str, Any]:
