@@ -126,7 +126,8 @@ class Method:
                departure instead of failing).
     source     what it was checked against
     flops      `flops(call, **options)`: floating-point operations of one call of the operation of one layer
-               (longatlas.flops.Call); it is given those options that it names. None = not known, then no share of the
+               (longatlas.flops.Call); it is given those options that it names. A method that leaves the operation
+               as it is gives vanilla's, longatlas.flops.causal_softmax. None = not known, then no share of the
                machine's peak is told
     equations  its mathematics as LaTeX, shown on its page
 

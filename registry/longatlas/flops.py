@@ -7,7 +7,6 @@ against torch's own counter on the reference, read token by token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -15,11 +14,12 @@ from dataclasses import dataclass
 class Call:
     """One call of the operation of one layer, for one sequence.
 
-    tokens     T of this call
-    past       tokens read before it
-    heads      H
-    head_size  D
-    layer      index of the layer among n_layers
+    tokens      T of this call
+    past        tokens read before it
+    heads       H
+    head_size   D
+    layer       index of the layer among n_layers
+    n_kv_heads  heads of k and v; None = heads
     """
 
     tokens: int
@@ -28,10 +28,16 @@ class Call:
     head_size: int
     layer: int = 0
     n_layers: int = 1
+    n_kv_heads: int | None = None
 
-    def visible(self, keys_of: Callable[[int], int]) -> int:
-        """Visible pairs: the sum over the call's queries of the keys that each sees, by its position from 0."""
-        return sum(keys_of(position) for position in range(self.past, self.past + self.tokens))
+    @property
+    def end(self) -> int:
+        """Tokens read after the call."""
+        return self.past + self.tokens
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_heads or self.heads
 
     @property
     def causal(self) -> int:
@@ -50,11 +56,28 @@ def causal_softmax(call: Call) -> int:
 
 def windowed_pairs(call: Call, size: int) -> int:
     """Visible pairs where a token sees the last `size` tokens, itself included."""
-    whole = max(0, min(call.past + call.tokens, size) - call.past)  # queries that still see all before them
-    growing = whole * call.past + whole * (whole + 1) // 2
-    return growing + (call.tokens - whole) * size
+    return call.tokens + earlier_pairs(call, 1, size - 1)
 
 
 def segment_pairs(call: Call, size: int, memory: int = 0) -> int:
     """Visible pairs where a token sees its segment up to itself, and at most `memory` tokens before the segment."""
-    return call.visible(lambda position: position % size + 1 + min(memory, position - position % size))
+    return _own_pairs(call.end, size) - _own_pairs(call.past, size) + earlier_pairs(call, size, memory)
+
+
+def earlier_pairs(call: Call, size: int, most: int) -> int:
+    """Pairs of a token with the tokens before its segment of `size` tokens, the latest `most` of them."""
+    return _earlier_pairs(call.end, size, most) - _earlier_pairs(call.past, size, most)
+
+
+def _own_pairs(end: int, size: int) -> int:
+    """Of the first `end` tokens, each with its segment up to itself."""
+    whole, rest = divmod(end, size)
+    return whole * (size * (size + 1) // 2) + rest * (rest + 1) // 2
+
+
+def _earlier_pairs(end: int, size: int, most: int) -> int:
+    """Of the first `end` tokens: each of segment s has s * size tokens before it and sees `most` of them at most."""
+    whole, rest = divmod(end, size)
+    growing = min(whole, most // size + 1)
+    seen = size * (growing * (growing - 1) // 2) + most * (whole - growing)
+    return size * seen + rest * min(most, whole * size)

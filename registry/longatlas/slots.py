@@ -145,6 +145,11 @@ class Mixer(Protocol):
 
     By convention the module calls its projections `q`, `k`, `v` and `out`, and gives parameters and buffers
     that differ by head H as their first dimension, so that the conformance check can permute heads.
+
+    A mixer may also offer its operation, `mix(q, k, v, state) -> (o, state)` with q, o [B, T, H, D] and k, v
+    [B, T, Hkv, D] before rotation; the level operation measures it. Rotation and feature maps belong inside;
+    projections, their activations, norms and gates made from x belong to the forward that calls it.
+    The state is the mixer's own, or, where a mixer keeps its inputs, one of keys and values.
     """
 
     def __call__(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:

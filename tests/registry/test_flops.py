@@ -15,6 +15,7 @@ from longatlas.measure.flops import cell_flops, linear_weights, operation_flops
 
 TOKENS = 23
 CONFIG = DecoderConfig(vocab_size=16, d_model=32, n_layers=2, n_heads=2, ffn_hidden=0)
+GROUPED = DecoderConfig(vocab_size=16, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_hidden=0)
 # Options that make 23 tokens cross windows and segments.
 SPECS = {
     "alibi": ("alibi",),
@@ -47,10 +48,13 @@ SPECS = {
 }
 
 
-def counted(spec: str) -> float:
+ALL = [spec for specs in SPECS.values() for spec in specs]
+
+
+def counted(spec: str, config: DecoderConfig) -> float:
     """What torch counts when the reference's operation reads the tokens one by one."""
     torch.manual_seed(0)
-    decoder = Decoder(CONFIG, spec, impl="reference").double()
+    decoder = Decoder(config, spec, impl="reference").double()
     state, total = None, 0.0
     with torch.no_grad():
         for token in torch.zeros(1, TOKENS, dtype=torch.long).split(1, 1):
@@ -60,7 +64,7 @@ def counted(spec: str) -> float:
     return total - 2 * TOKENS * linear_weights(decoder)
 
 
-def unseen(spec: str) -> float:
+def unseen(spec: str, config: DecoderConfig) -> float:
     """What the mathematics multiplies and the counter does not see, less what the reference multiplies beyond that.
 
     torch turns a product whose inner dimension is 1 into an elementwise one: the weighted sum of a query that sees one
@@ -69,29 +73,30 @@ def unseen(spec: str) -> float:
     """
     combination = parse_spec(spec)
     name, options = combination.name, combination.options
-    heads, size, layers = CONFIG.n_heads, CONFIG.head_size, CONFIG.n_layers
+    heads, size, layers = config.n_heads, config.head_size, config.n_layers
     segment = int(options.get("segment_len", TOKENS))
     forgets = name in ("vanilla_segments", "infini_attention") or options.get("xl_cache") is False
     alone = [p for p in range(TOKENS) if p == 0 or (forgets and p % segment == 0)]
-    updates = {"infini_attention": TOKENS // segment * segment}.get(name, 0)
+    updates = {"infini_attention": config.kv_heads * (TOKENS // segment * segment)}.get(name, 0)
     if name in ("linear_transformer", "lightning_attention2"):
-        alone, updates = [], TOKENS
-    found = layers * heads * (2 * size * len(alone) + 2 * size**2 * updates)
+        alone, updates = [], heads * TOKENS
+    found = layers * (2 * heads * size * len(alone) + 2 * size**2 * updates)
     if name == "memorizing_transformer":
         most = min(int(options["memory_size"]), int(options["top_k"]))
         found -= 2 * heads * size * sum(min(most, p - p % segment) for p in range(TOKENS))
     if name == "transformer_xl":
         rows = segment_pairs(Call(TOKENS, 0, heads, size), segment, int(options["mem_len"]))
-        found -= layers * 2 * rows * heads * size * CONFIG.d_model
+        found -= layers * 2 * rows * heads * size * config.d_model
     return found
 
 
-def formula(spec: str, calls: list[tuple[int, int]]) -> float:
+def formula(spec: str, calls: list[tuple[int, int]], config: DecoderConfig = CONFIG) -> float:
     combination = parse_spec(spec)
+    heads, size, layers = config.n_heads, config.head_size, config.n_layers
     found = [
-        operation_flops(combination, Call(tokens, past, CONFIG.n_heads, CONFIG.head_size, layer, CONFIG.n_layers))
+        operation_flops(combination, Call(tokens, past, heads, size, layer, layers, config.n_kv_heads))
         for tokens, past in calls
-        for layer in range(CONFIG.n_layers)
+        for layer in range(layers)
     ]
     assert None not in found
     return sum(found)  # type: ignore[arg-type]
@@ -106,12 +111,14 @@ def test_every_built_in_method_has_its_line() -> None:
         assert specs or name in ("int8_weights", "parallel_context_windows", "passage_selection")
 
 
-@pytest.mark.parametrize("spec", [spec for specs in SPECS.values() for spec in specs])
-def test_the_formula_is_what_the_reference_multiplies(spec: str) -> None:
-    assert formula(spec, [(1, past) for past in range(TOKENS)]) == counted(spec) + unseen(spec)
+@pytest.mark.parametrize("config", [CONFIG, GROUPED], ids=["heads", "grouped"])
+@pytest.mark.parametrize("spec", ALL)
+def test_the_formula_is_what_the_reference_multiplies(spec: str, config: DecoderConfig) -> None:
+    one_by_one = [(1, past) for past in range(TOKENS)]
+    assert formula(spec, one_by_one, config) == counted(spec, config) + unseen(spec, config)
 
 
-@pytest.mark.parametrize("spec", [spec for specs in SPECS.values() for spec in specs])
+@pytest.mark.parametrize("spec", ALL)
 def test_calls_add_up(spec: str) -> None:
     whole = formula(spec, [(TOKENS, 0)])
     assert whole == formula(spec, [(1, past) for past in range(TOKENS)]) == formula(spec, [(9, 0), (14, 9)])
@@ -173,3 +180,21 @@ def test_backward_multiplies_twice_as_much() -> None:
 
 def test_a_method_without_a_formula_has_none(planted: Any) -> None:
     assert operation_flops(parse_spec(planted("third_party")), Call(8, 0, 2, 16)) is None
+
+
+@pytest.mark.parametrize("other", ["sliding_window", "linear_transformer", "alibi"])
+def test_what_is_read_after_a_selection_is_not_guessed(other: str) -> None:
+    assert operation_flops(parse_spec(f"passage_selection+{other}"), Call(800, 0, 2, 16)) is None
+
+
+@pytest.mark.parametrize("spec", ALL)
+def test_a_formula_does_not_walk_the_tokens(spec: str) -> None:
+    many = 1 << 40  # a loop over so many would not end
+    assert formula(spec, [(2 * many, 0)]) == pytest.approx(formula(spec, [(many, 0), (many, many)]))
+
+
+def test_a_method_around_the_decoder_leaves_the_operation_as_it_is() -> None:
+    call = Call(TOKENS, 0, 2, 16)
+    assert operation_flops(parse_spec("int8_weights"), call) == causal_softmax(call)
+    linear = operation_flops(parse_spec("linear_transformer"), call)
+    assert operation_flops(parse_spec("int8_weights+linear_transformer"), call) == linear != causal_softmax(call)

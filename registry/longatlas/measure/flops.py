@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -13,23 +14,24 @@ from longatlas.decoder.config import DecoderConfig
 from longatlas.flops import Call, causal_softmax
 
 BACKWARD = 2  # products for each product of forward: the gradients of both its factors
-_OPERATION = ("mixer", "attention", "memory")
-_OUTSIDE = ("position", "model", "objective")
+_OPERATION = {"mixer", "attention", "memory"}
 
 
 def operation_flops(combination: Combination, call: Call) -> float | None:
-    """Of one call of one layer's operation; None where the method gives no formula.
+    """Of one call of one layer's operation; None where a method gives no formula.
 
-    What fills none of mixer, attention and memory computes vanilla's. Two parts that both do have no common formula.
+    A method that fills the slot `position` alone changes no product and needs no formula. Two methods that both fill
+    mixer, attention or memory have no common one. Where nothing fills these, the operation is vanilla's.
     """
-    parts = [part for part in combination.parts if any(slot in part.method.fills for slot in _OPERATION)]
-    if not parts:
-        known = all(slot in _OUTSIDE for part in combination.parts for slot in part.method.fills)
-        return causal_softmax(call) if known else None
-    formula = parts[0].method.flops
-    if len(parts) > 1 or formula is None:
+    methods = [part.method for part in combination.parts]
+    if any(method.flops is None and set(method.fills) != {"position"} for method in methods):
         return None
-    return float(formula(call, **_named(formula, parts[0].options)))
+    parts = [part for part in combination.parts if _OPERATION & set(part.method.fills)]
+    if len(parts) > 1:
+        return None
+    formula = parts[0].method.flops if parts else causal_softmax
+    assert formula is not None
+    return float(formula(call, **_named(formula, parts[0].options if parts else {})))
 
 
 def cell_flops(
@@ -41,8 +43,8 @@ def cell_flops(
     """
     tokens, past = (1, cell["T"]) if cell["phase"] == "decode" else (cell["T"], 0)
     layers = 1 if cell["level"] != "decoder" else config.n_layers
-    calls = [Call(tokens, past, config.n_heads, config.head_size, i, config.n_layers) for i in range(layers)]
-    operations = [operation_flops(combination, call) for call in calls]
+    call = Call(tokens, past, config.n_heads, config.head_size, n_layers=config.n_layers, n_kv_heads=config.n_kv_heads)
+    operations = [operation_flops(combination, replace(call, layer=i)) for i in range(layers)]
     if any(found is None for found in operations):
         return None
     around = 0 if cell["level"] == "operation" else 2 * tokens * linear_weights(module)

@@ -24,13 +24,13 @@ def mixer(config: Any, *, segment_len: int, update: str, first_segment: str, imp
 
 def _flops(call: Call, *, segment_len: int, update: str) -> float:
     """Local attention, a read of the memory by every token after the first segment, and whole segments written."""
-    end = call.past + call.tokens
     product, norm = 2 * call.head_size**2, 2 * call.head_size
-    readers = end - max(call.past, min(segment_len, end))
-    written = end // segment_len - call.past // segment_len
-    corrected = written - (call.past < segment_len <= end) if update == "delta" else 0
-    memory = readers * (product + norm) + segment_len * (written * product + corrected * (product + norm))
-    return call.softmax(segment_pairs(call, segment_len)) + call.heads * memory
+    readers = call.end - max(call.past, min(segment_len, call.end))
+    written = call.end // segment_len - call.past // segment_len
+    corrected = written - (call.past < segment_len <= call.end) if update == "delta" else 0
+    reads = call.heads * readers * (product + norm)
+    writes = call.kv_heads * segment_len * (written * product + corrected * (product + norm))
+    return call.softmax(segment_pairs(call, segment_len)) + reads + writes
 
 
 METHOD = Method(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from longatlas import Cost, Method, Option
-from longatlas.flops import Call, segment_pairs, windowed_pairs
+from longatlas.flops import Call, earlier_pairs, segment_pairs, windowed_pairs
 from longatlas.lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def _flops(call: Call, *, segment_len: int, memory_size: int, top_k: int, memory
     local = windowed_pairs(call, segment_len) if xl_cache else segment_pairs(call, segment_len)
     if call.layer != memory_layer % call.n_layers:
         return call.softmax(local)
-    stored = call.visible(lambda position: min(memory_size, position - position % segment_len))
-    summed = call.visible(lambda position: min(top_k, memory_size, position - position % segment_len))
+    stored = earlier_pairs(call, segment_len, memory_size)
+    summed = earlier_pairs(call, segment_len, min(top_k, memory_size))
     return call.softmax(local) + 2 * call.heads * call.head_size * (stored + summed)
 
 
