@@ -238,6 +238,15 @@ def subject(method: str = "vanilla", **changes: Any) -> levels.Subject:
     return levels.build(cell(method, **changes))
 
 
+def timed_rows(level: str, phase: str) -> dict[str, float]:
+    """The values of a timed cell's rows."""
+    bench = Bench()
+    answer = bench.prepare(cell=cell(levels=(level,), phases=(phase,)))
+    while "rows" not in answer:
+        answer = bench.sample(seconds=0.01)
+    return {row["metric"]: row["value"] for row in answer["rows"]}
+
+
 @pytest.mark.parametrize("level", ["operation", "layer", "decoder"])
 def test_train_starts_from_no_gradient(level: str) -> None:
     made = subject(levels=(level,))
@@ -286,6 +295,34 @@ def test_levels_are_parts_of_one_decoder() -> None:
     q, k, v = (p(x).unflatten(2, (2, 8)) for p in (mixer.q, mixer.k, mixer.v))
     o, _ = operation.forward((q, k, v), None)
     assert torch.allclose(mixer.out(o.flatten(2)), mixer(x, None)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("vanilla", set()),
+        ("lightning_attention2", {"decay"}),
+        ("transformer_xl", {"relative", "content_bias", "position_bias"}),
+    ],
+)
+def test_the_operation_reads_no_projections(method: str, expected: set[str]) -> None:
+    operation = subject(method, levels=("operation",))
+    names = {id(held): name for name, held in [*operation.module.named_parameters(), *operation.module.named_buffers()]}
+    assert {names[id(weight)] for weight in operation.weights()} == expected
+
+
+def test_training_reads_all_but_the_gradient_it_starts_from() -> None:
+    layer = levels.phase_runner(subject(levels=("layer",)), "train", 24)
+    assert [x is layer.inputs[0] for x in layer.read] == [True]
+    assert len(levels.phase_runner(subject(levels=("operation",)), "train", 24).read) == 3
+    assert len(levels.phase_runner(subject(), "train", 24).read) == 1
+
+
+def test_the_compulsory_bytes_of_an_operation() -> None:
+    q, read_state = 2 * 2 * 8 * 4, 24 * (2 * 2 * 2 * 8 * 4 + 8)  # and the position of each key
+    found = {phase: timed_rows("operation", phase)["moved_bytes"] for phase in ("decode", "train")}
+    assert found["decode"] == 3 * q + q + read_state + read_state // 24
+    assert found["train"] == 24 * (3 * 3 * q + 2 * q)
 
 
 def test_a_method_outside_a_level_is_unsupported() -> None:

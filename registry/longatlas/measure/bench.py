@@ -87,11 +87,10 @@ class Bench:
 
     def _look(self, once: levels.Repetition, given: tuple[torch.Tensor, Any]) -> None:
         output, after = given
-        module = once.subject.module
         before = state_bytes(once.state)
         traffic = Traffic(
-            weights=state_bytes([*module.parameters(), *module.buffers()]),
-            inputs=state_bytes(list(once.inputs)),
+            weights=state_bytes(once.subject.weights()),
+            inputs=state_bytes(once.read),
             outputs=output.nbytes,
             state_in=before,
             state_out=written_state(before, state_bytes(after)),

@@ -20,6 +20,7 @@ from longatlas.combination import Combination, parse_spec
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Block, Decoder
 from longatlas.errors import UnsupportedError
+from longatlas.measure.live_bytes import UsedStorages
 
 Inputs = tuple[Tensor, ...]
 
@@ -39,6 +40,9 @@ class Subject(Protocol):
     @property
     def module(self) -> nn.Module:
         """What holds the weights."""
+
+    def weights(self) -> list[Tensor]:
+        """The parameters and buffers that a call reads."""
 
     def inputs(self, length: int, *, train: bool = False) -> Inputs:
         """Random inputs of `length` tokens; for training they and their targets."""
@@ -77,6 +81,9 @@ class WholeDecoder:
     def __init__(self, decoder: Decoder, drawn: Drawn) -> None:
         self.module, self.config, self._drawn = decoder, decoder.config, drawn
 
+    def weights(self) -> list[Tensor]:
+        return held(self.module)
+
     def inputs(self, length: int, *, train: bool = False) -> Inputs:
         if train and self.module.context is not None:
             raise UnsupportedError("a context method is put around a trained decoder; it is not trained itself")
@@ -94,6 +101,9 @@ class OneLayer:
 
     def __init__(self, decoder: Decoder, drawn: Drawn) -> None:
         self.module, self.config, self._drawn = _first_block(decoder), decoder.config, drawn
+
+    def weights(self) -> list[Tensor]:
+        return held(self.module)
 
     def inputs(self, length: int, *, train: bool = False) -> Inputs:
         x = self._drawn.normal(length, self.config.d_model, grad=train)
@@ -116,6 +126,12 @@ class Operation:
                 f"its mixer {type(self.module).__name__} has no mix(q, k, v, state), which the level operation "
                 "measures; give it one, or measure the level layer"
             )
+
+    def weights(self) -> list[Tensor]:
+        """Not the projections, which lie around `mix`: those that operations are given in a call of one token."""
+        with UsedStorages() as used:
+            forward_once(self, self.inputs(1), None)
+        return [weight for weight in held(self.module) if used.has(weight)]
 
     def inputs(self, length: int, *, train: bool = False) -> Inputs:
         size = self.config.head_size
@@ -174,6 +190,11 @@ class Repetition:
             return train_once(self.subject, self.inputs), None
         return forward_once(self.subject, self.inputs, self.state)
 
+    @property
+    def read(self) -> list[Tensor]:
+        """What forward reads of the inputs: in training not the gradient that backward starts from."""
+        return [x for x in self.inputs if not self.train or x.requires_grad or not x.is_floating_point()]
+
 
 def phase_runner(subject: Subject, phase: str, length: int) -> Repetition:
     """What one repetition of a phase does. Raises UnsupportedError for training with a context method."""
@@ -208,6 +229,11 @@ def reset_gradients(subject: Subject, inputs: Inputs) -> None:
 def forward_once(subject: Subject, inputs: Inputs, state: Any) -> tuple[Tensor, Any]:
     """One call without a graph."""
     return subject.forward(inputs, state)
+
+
+def held(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers."""
+    return [*module.parameters(), *module.buffers()]
 
 
 def _first_block(decoder: Decoder) -> Block:

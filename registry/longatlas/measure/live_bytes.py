@@ -1,4 +1,4 @@
-"""Live tensor bytes, counted at every operation; the same way on every device."""
+"""Tensors watched at every operation, the same way on every device: their live bytes, and which are used."""
 
 from __future__ import annotations
 
@@ -44,6 +44,22 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _release(self, name: int, size: int) -> None:
         self._known.pop(name, None)
         self.live -= size
+
+
+class UsedStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the storages of all tensors that operations are given inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._seen |= {_identity(t) for t in _tensors((args, kwargs))}
+        return func(*args, **(kwargs or {}))
+
+    def has(self, tensor: torch.Tensor) -> bool:
+        """Whether an operation was given this tensor, or a view of it; ask while the tensor lives."""
+        return _identity(tensor) in self._seen
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

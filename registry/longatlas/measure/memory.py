@@ -16,6 +16,7 @@ from longatlas.measure.levels import (
     Inputs,
     Subject,
     forward_once,
+    held,
     phase_runner,
     reset_gradients,
 )
@@ -27,7 +28,7 @@ Row = dict[str, Any]
 def memory_rows(subject: Subject, phase: str, length: int, device: str) -> list[Row]:
     """Bytes of one phase, counted at every operation after an uncounted first call.
 
-    weight_bytes         parameters and buffers
+    weight_bytes         parameters and buffers that the level reads
     input_bytes          what the call is given, without its state
     peak_bytes           made by the phase and alive at once, at most
     saved_bytes          kept for backward, weights and inputs left out (train)
@@ -46,7 +47,7 @@ def memory_rows(subject: Subject, phase: str, length: int, device: str) -> list[
         at_end = counter.live
     found: dict[str, int | None] = {
         "peak_bytes": counter.peak,
-        "weight_bytes": state_bytes([*subject.module.parameters(), *subject.module.buffers()]),
+        "weight_bytes": state_bytes(subject.weights()),
         "input_bytes": state_bytes(list(inputs)),
         "saved_bytes": saved if phase == "train" else None,
         "workspace_bytes": max(0, counter.peak - saved - at_end),
@@ -63,7 +64,7 @@ def memory_rows(subject: Subject, phase: str, length: int, device: str) -> list[
 
 def _train(subject: Subject, inputs: Inputs) -> tuple[int, None]:
     """Forward and backward; the bytes that forward saved."""
-    known = {_storage(t) for t in (*subject.module.parameters(), *subject.module.buffers(), *inputs)}
+    known = {_storage(t) for t in (*held(subject.module), *inputs)}
     saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
