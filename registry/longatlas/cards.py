@@ -129,6 +129,8 @@ class Method:
                (longatlas.flops.Call); it is given those options that it names. A method that leaves the operation
                as it is gives vanilla's, longatlas.flops.causal_softmax. None = not known, then no share of the
                machine's peak is told
+    state_size `state_size(call, **options)`: floating-point numbers that one layer keeps of one sequence after a
+               prefill of `call.end` tokens; longatlas.flops.growing_cache is vanilla's. None = not known
     equations  its mathematics as LaTeX, shown on its page
 
     Raises LongAtlasError when a field breaks its rule.
@@ -150,6 +152,7 @@ class Method:
     source: str = ""
     equations: tuple[str, ...] = ()
     flops: Callable[..., float] | None = None
+    state_size: Callable[..., int] | None = None
 
     def __post_init__(self) -> None:
         _check_name("method", self.name)
@@ -174,6 +177,17 @@ class Method:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise LongAtlasError(f"method '{self.name}' has the option '{twice[0]}' twice; names are unique")
+
+        self._check_formulas()
+
+    def _check_formulas(self) -> None:
+        for key in ("flops", "state_size"):
+            value = getattr(self, key)
+            if value is not None and not callable(value):
+                raise LongAtlasError(
+                    f"method '{self.name}' has {key}={value!r}, which cannot be called; "
+                    "give a function (call, **options) that returns a number, or leave it out"
+                )
 
     def _check_types(self) -> None:
         parts = {"options": Option, "impls": str, "requires": str, "devices": str, "equations": str}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,12 +132,15 @@ def as_combination(method: Combination | Method | str) -> Combination:
     return parse_spec(method)
 
 
-def call_builder(builder: Builder, config: Any, options: Mapping[str, Any]) -> Any:
-    """Call a builder with those options that it names as parameters (all of them when it takes **kwargs)."""
-    parameters = inspect.signature(builder).parameters
+def call_with_options(function: Callable[..., Any], subject: Any, options: Mapping[str, Any]) -> Any:
+    """Call a builder or a formula with those options that it names as parameters (all when it takes **kwargs).
+
+    subject  what it is called with first: a builder's config, a formula's longatlas.flops.Call
+    """
+    parameters = inspect.signature(function).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     chosen = {name: value for name, value in options.items() if takes_all or name in parameters}
-    return builder(config, **chosen)
+    return function(subject, **chosen)
 
 
 def _parse_part(text: str, spec: str) -> Part:

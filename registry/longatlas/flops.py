@@ -1,8 +1,9 @@
-"""What an operation needs in floating-point operations, as formulas; nothing here imports torch.
+"""What an operation needs in floating-point operations, and what it keeps, as formulas; nothing here imports torch.
 
 Counted are the matrix products that the mathematics needs, 2 operations per multiply-add, over visible pairs only; not
 elementwise work, and not what an implementation does beyond that. tests/registry/test_flops.py holds every formula
-against torch's own counter on the reference, read token by token.
+against torch's own counter on the reference, read token by token, and tests/registry/test_state_size.py what is kept
+against the measured state.
 """
 
 from __future__ import annotations
@@ -48,10 +49,19 @@ class Call:
         """Of q k^T and the weighted sum of v over `pairs`."""
         return 4 * self.heads * self.head_size * pairs
 
+    def keys_values(self, tokens: int) -> int:
+        """Numbers in the keys and values of `tokens` tokens."""
+        return 2 * self.kv_heads * self.head_size * tokens
+
 
 def causal_softmax(call: Call) -> int:
     """Causal attention: every token sees itself and all before it."""
     return call.softmax(call.causal)
+
+
+def growing_cache(call: Call) -> int:
+    """State: the keys and values of all tokens read."""
+    return call.keys_values(call.end)
 
 
 def windowed_pairs(call: Call, size: int) -> int:

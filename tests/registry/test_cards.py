@@ -26,6 +26,8 @@ WINDOW = Option("window", 8, "keys", unit="tokens", min=1, max=64)
         ({"options": (WINDOW, WINDOW)}, "has the option 'window' twice"),
         ({"options": WINDOW}, "it must be a tuple of Option, and a tuple of one needs a comma"),
         ({"requires": "triton"}, "has requires='triton'; it must be a tuple of str"),
+        ({"flops": 3}, "has flops=3, which cannot be called; give a function (call, **options)"),
+        ({"state_size": "T"}, "has state_size='T', which cannot be called"),
         ({"cost": "T"}, "has cost='T'; it must be a longatlas.Cost"),
     ],
 )

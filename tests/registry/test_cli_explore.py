@@ -99,6 +99,24 @@ def test_show_json(run):
     assert card["remedies"] == []
 
 
+def test_show_tells_what_the_formulas_give(run):
+    width, t = 8 * 64, 4096
+    found = as_json(run("show", "vanilla", "--json"))["formulas"]
+    assert found == {
+        "tokens": t,
+        "heads": 8,
+        "head_size": 64,
+        "prefill_flops": 4 * width * (t * (t + 1) // 2),
+        "decode_flops": 4 * width * (t + 1),
+        "state_size": 2 * width * t,
+    }
+    words = " ".join(run("show", "vanilla")[1].split())
+    assert "17,184,063,488 for 4096 tokens, 8,390,656 for the next one (one layer of 8 heads of 64" in words
+    assert "4,194,304 numbers after 4096 tokens" in words
+    assert as_json(run("show", "passage_selection", "--json"))["formulas"]["prefill_flops"] is None
+    assert "operations" not in run("show", "passage_selection")[1]
+
+
 def test_taxonomy(run):
     tree = as_json(run("taxonomy", "--json"))
     assert len(tree["roots"]) == 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -14,7 +14,12 @@ from rich.text import Text
 from longatlas.cards import Method, Option
 from longatlas.catalog import Catalog, auto_impl, load_catalog, method_status, obstacles
 from longatlas.cli.output import console, print_json, status_text, table
+from longatlas.combination import call_with_options
+from longatlas.flops import Call
 from longatlas.taxonomy import Node
+
+# The case of which the formulas of a card are told: a prefill, and the token after it.
+PREFILL = Call(tokens=4096, past=0, heads=8, head_size=64)
 
 
 @click.command("list")
@@ -92,8 +97,33 @@ def _card(catalog: Catalog, method: Method, leaf: Node) -> dict[str, Any]:
         "equations": list(method.equations),
         "plugin": catalog.plugin_of(method.name).name,
         "remedies": [remedy for _, remedy in obstacles(method)],
+        "formulas": _formulas(method),
         "papers": [{**asdict(paper), "address": paper.address} for paper in leaf.papers],
     }
+
+
+def _formulas(method: Method) -> dict[str, int | float | None]:
+    """What the card's formulas give for PREFILL, its options at their defaults; None where it has no formula."""
+    options, after = method.resolve_options({}), replace(PREFILL, tokens=1, past=PREFILL.tokens)
+    cases = {
+        "prefill_flops": (method.flops, PREFILL),
+        "decode_flops": (method.flops, after),
+        "state_size": (method.state_size, PREFILL),
+    }
+    found = {key: formula and call_with_options(formula, call, options) for key, (formula, call) in cases.items()}
+    return {"tokens": PREFILL.tokens, "heads": PREFILL.heads, "head_size": PREFILL.head_size, **found}
+
+
+def _formula_rows(method: Method) -> dict[str, str]:
+    found = _formulas(method)
+    case = f"one layer of {PREFILL.heads} heads of {PREFILL.head_size}, by formula"
+    rows = {"operations": "", "state": ""}
+    if method.flops:
+        prefill, decode = found["prefill_flops"], found["decode_flops"]
+        rows["operations"] = f"{prefill:,} for {PREFILL.tokens} tokens, {decode:,} for the next one ({case})"
+    if method.state_size:
+        rows["state"] = f"{found['state_size']:,} numbers after {PREFILL.tokens} tokens ({case})"
+    return rows
 
 
 def _card_table(catalog: Catalog, method: Method) -> Table:
@@ -105,6 +135,7 @@ def _card_table(catalog: Catalog, method: Method) -> Table:
         "family": f"{method.family} ({' > '.join(_titles(catalog, method.family))})",
         "slots": ", ".join(method.fills),
         "cost": f"time {method.cost.time}, state {method.cost.state} (claimed)",
+        **_formula_rows(method),
         "impls": f"{', '.join(method.impls)}; auto is '{impl}' here: {reason}",
         "training": method.training,
         "requires": ", ".join(method.requires),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from longatlas.cards import Method
-from longatlas.combination import Combination, as_combination, call_builder
+from longatlas.combination import Combination, as_combination, call_with_options
 from longatlas.decoder import defaults
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.slot_mixer import SlotMixer
@@ -117,7 +117,7 @@ class _Builders:
 
     def __call__(self, slot: str, layer: int = 0) -> Any:
         builder, options = self.combination.builder(slot) or (getattr(defaults, slot), {})
-        return call_builder(builder, replace(self.config, layer=layer), {**options, "impl": self.impl})
+        return call_with_options(builder, replace(self.config, layer=layer), {**options, "impl": self.impl})
 
     def position(self, layer: int) -> Position:
         return as_position(self("position", layer))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
 
-from longatlas.combination import Combination
+from longatlas.combination import Combination, call_with_options
 from longatlas.decoder.config import DecoderConfig
 from longatlas.flops import Call, causal_softmax
 
@@ -31,7 +29,7 @@ def operation_flops(combination: Combination, call: Call) -> float | None:
         return None
     formula = parts[0].method.flops if parts else causal_softmax
     assert formula is not None
-    return float(formula(call, **_named(formula, parts[0].options if parts else {})))
+    return float(call_with_options(formula, call, parts[0].options if parts else {}))
 
 
 def cell_flops(
@@ -56,8 +54,3 @@ def linear_weights(module: nn.Module) -> int:
     """Weights of all layers that multiply every token by a matrix, quantised ones included."""
     weights = (getattr(part, "weight", None) for part in module.modules() if not isinstance(part, nn.Embedding))
     return sum(weight.numel() for weight in weights if isinstance(weight, Tensor) and weight.dim() == 2)
-
-
-def _named(formula: Callable[..., float], options: Any) -> dict[str, Any]:
-    wanted = signature(formula).parameters
-    return {name: value for name, value in options.items() if name in wanted}

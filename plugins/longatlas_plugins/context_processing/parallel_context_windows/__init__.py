@@ -3,6 +3,7 @@
 from typing import Any
 
 from longatlas import Context, Cost, Method, Option, Prompt
+from longatlas.flops import growing_cache
 from longatlas.lazy import lazy_exports
 
 
@@ -31,6 +32,7 @@ METHOD = Method(
         Option("window", 256, "tokens of a window", unit="tokens", min=1),
     ),
     cost=Cost(time="T*W", state="T"),
+    state_size=growing_cache,
     impls=("torch", "reference"),
     training="retrofit",
     deviations="The input has no marks, so the task tokens are its last ones and windows are cut at fixed "

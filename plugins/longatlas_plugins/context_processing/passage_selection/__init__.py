@@ -54,6 +54,7 @@ METHOD = Method(
         Option("b", 0.75, "BM25: how much long passages are held back", min=0.0, max=1.0),
     ),
     cost=Cost(time="T", state="1"),
+    state_size=lambda call, *, budget: call.keys_values(min(call.end, budget)),
     impls=("torch", "reference"),
     training="retrofit",
     deviations="BM25 stands for CogLTX's trained judge, and passages are chosen once, without its rehearsal. "

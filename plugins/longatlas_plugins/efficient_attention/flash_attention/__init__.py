@@ -3,7 +3,7 @@
 from typing import Any
 
 from longatlas import Attention, Cost, Method
-from longatlas.flops import causal_softmax
+from longatlas.flops import causal_softmax, growing_cache
 
 
 def tiled_attention(config: Any, *, impl: str) -> Attention:
@@ -33,6 +33,7 @@ METHOD = Method(
     fills={"attention": tiled_attention},
     cost=Cost(time="T^2", state="T"),
     flops=causal_softmax,
+    state_size=growing_cache,
     impls=("torch", "reference"),
     training="retrofit",
     deviations="PyTorch's scaled_dot_product_attention does the tiling; on a CPU that is its flash kernel for CPUs.",

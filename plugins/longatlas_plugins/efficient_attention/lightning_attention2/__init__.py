@@ -49,6 +49,7 @@ METHOD = Method(
     ),
     cost=Cost(time="T", state="1"),
     flops=_flops,
+    state_size=lambda call: call.heads * call.head_size**2,
     impls=("torch", "reference"),
     deviations="The block around it is TransNormerLLM's (arXiv:2307.14995): SiLU on queries and keys, "
     "RMSNorm over the output of all heads together, a sigmoid gate, an output projection; the "

@@ -37,6 +37,7 @@ METHOD = Method(
     fills={"mixer": linear_mixer},
     cost=Cost(time="T", state="1"),
     flops=_flops,
+    state_size=lambda call: call.heads * call.head_size * (call.head_size + 1),
     impls=("torch", "reference"),
     deviations="No positions: the paper adds an embedding of the position to the tokens; here only causality"
     " and, in a host that has one, the short convolution tell places apart. Sums are kept in "

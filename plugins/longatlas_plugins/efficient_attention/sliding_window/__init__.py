@@ -41,6 +41,7 @@ METHOD = Method(
     options=(Option("window", 512, "keys a query sees, itself included", unit="tokens", min=1),),
     cost=Cost(time="T*W", state="W"),
     flops=lambda call, *, window: call.softmax(windowed_pairs(call, window)),
+    state_size=lambda call, *, window: call.keys_values(min(call.end, window - 1)),
     impls=("torch", "reference"),
     deviations="Causal windows only; without Longformer's dilation and global tokens.",
     source="Checked against a loop over queries in fp64 and dense attention with a band mask.",

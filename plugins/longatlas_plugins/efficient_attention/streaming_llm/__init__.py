@@ -43,6 +43,7 @@ METHOD = Method(
     ),
     cost=Cost(time="T*W", state="W"),
     flops=lambda call, *, sinks, window: call.softmax(windowed_pairs(call, sinks + window)),
+    state_size=lambda call, *, sinks, window: call.keys_values(min(call.end, sinks + window - 1)),
     impls=("torch", "reference"),
     training="retrofit",
     deviations=(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from longatlas import Cost, Method, Position
-from longatlas.flops import causal_softmax
+from longatlas.flops import causal_softmax, growing_cache
 from longatlas.lazy import lazy_exports
 
 
@@ -27,6 +27,7 @@ METHOD = Method(
     fills={"position": alibi_position},
     cost=Cost(time="T^2", state="T"),
     flops=causal_softmax,
+    state_size=growing_cache,
     impls=("torch", "reference"),
     deviations="With a number of heads that is no power of two the slopes follow the authors' code, since "
     "the paper leaves that case open.",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from longatlas import Cost, Method, Option, Position
-from longatlas.flops import causal_softmax
+from longatlas.flops import causal_softmax, growing_cache
 from longatlas.lazy import lazy_exports
 
 
@@ -28,6 +28,7 @@ METHOD = Method(
     options=(Option("factor", 4.0, "how many times the slowest wavelength is stretched", min=1.0),),
     cost=Cost(time="T^2", state="T"),
     flops=causal_softmax,
+    state_size=growing_cache,
     impls=("torch", "reference"),
     training="retrofit",
     deviations="The factor is fixed; the dynamic variant, which follows the length read so far, is another method.",

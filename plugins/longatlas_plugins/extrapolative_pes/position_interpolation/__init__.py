@@ -3,7 +3,7 @@
 from typing import Any
 
 from longatlas import Cost, Method, Option, Position
-from longatlas.flops import causal_softmax
+from longatlas.flops import causal_softmax, growing_cache
 
 
 def interpolated_rope(config: Any, *, factor: float, impl: str = "auto") -> Position:
@@ -28,6 +28,7 @@ METHOD = Method(
     options=(Option("factor", 4.0, "how many times longer than in training a text may be", min=1.0),),
     cost=Cost(time="T^2", state="T"),
     flops=causal_softmax,
+    state_size=growing_cache,
     impls=("torch", "reference"),
     training="retrofit",
     deviations="Put in without the short fine-tuning that the paper adds.",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from longatlas import Cost, Method, Option, Position
-from longatlas.flops import causal_softmax
+from longatlas.flops import causal_softmax, growing_cache
 from longatlas.lazy import lazy_exports
 
 
@@ -40,6 +40,7 @@ METHOD = Method(
     ),
     cost=Cost(time="T^2", state="T"),
     flops=causal_softmax,
+    state_size=growing_cache,
     impls=("torch", "reference"),
     training="retrofit",
     deviations="The ramp is the paper's, linear in the number of rotations; the authors' code makes it "

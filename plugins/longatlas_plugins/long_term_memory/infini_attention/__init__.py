@@ -33,6 +33,11 @@ def _flops(call: Call, *, segment_len: int, update: str) -> float:
     return call.softmax(segment_pairs(call, segment_len)) + reads + writes
 
 
+def _state_size(call: Call, *, segment_len: int) -> int:
+    """M, z and the unfinished segment."""
+    return call.kv_heads * call.head_size * (call.head_size + 1) + call.keys_values(call.end % segment_len)
+
+
 METHOD = Method(
     name="infini_attention",
     title="Infini-attention",
@@ -53,6 +58,7 @@ METHOD = Method(
     ),
     cost=Cost(time="T*N", state="N"),
     flops=_flops,
+    state_size=_state_size,
     impls=("torch", "reference"),
     deviations="Where the paper leaves things open: while the memory is empty the output is the local "
     "attention alone (option first_segment); a memory whose normaliser is below 1e-30 reads as zero; memory "

@@ -49,6 +49,14 @@ def _flops(call: Call, *, segment_len: int, memory_size: int, top_k: int, memory
     return call.softmax(local) + 2 * call.heads * call.head_size * (stored + summed)
 
 
+def _state_size(call: Call, *, segment_len: int, memory_size: int, memory_layer: int, xl_cache: bool) -> int:
+    """The local cache; in the memory layer also the latest tokens of whole segments."""
+    unfinished = call.end % segment_len
+    local = min(call.end, segment_len - 1) if xl_cache else unfinished
+    has_memory = call.layer == memory_layer % call.n_layers
+    return call.keys_values(local + (min(memory_size, call.end - unfinished) if has_memory else 0))
+
+
 METHOD = Method(
     name="memorizing_transformer",
     title="Memorizing Transformer",
@@ -66,6 +74,7 @@ METHOD = Method(
     ),
     cost=Cost(time="T*N+T*M", state="M+N"),
     flops=_flops,
+    state_size=_state_size,
     impls=("torch", "reference"),
     deviations="The search is exact, not approximate. The local attention has rotary positions in place of "
     "the relative bias of T5; the memory has no positions. The learned scale of the normalised dot products "

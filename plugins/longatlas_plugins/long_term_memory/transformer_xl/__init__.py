@@ -52,6 +52,13 @@ def _flops(call: Call, *, segment_len: int, mem_len: int, same_length: bool) -> 
     return 6 * call.heads * call.head_size * pairs
 
 
+def _state_size(call: Call, *, segment_len: int, mem_len: int, cache: str) -> int:
+    """Inputs of the layer, or keys and values: of the memory and of the unfinished segment."""
+    unfinished = call.end % segment_len
+    entries = unfinished + min(mem_len, call.end - unfinished)
+    return call.keys_values(entries) if cache == "kv" else call.heads * call.head_size * entries
+
+
 METHOD = Method(
     name="transformer_xl",
     title="Transformer-XL",
@@ -73,6 +80,7 @@ METHOD = Method(
     ),
     cost=Cost(time="T*(M+N)", state="M+N"),
     flops=_flops,
+    state_size=_state_size,
     impls=("torch", "reference"),
     deviations=(
         "Norms come first, so the stored hidden states are the normed inputs of the layer, and no gradient "

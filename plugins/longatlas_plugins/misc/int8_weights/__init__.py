@@ -3,7 +3,7 @@
 from typing import Any
 
 from longatlas import Cost, Method, Option
-from longatlas.flops import causal_softmax
+from longatlas.flops import causal_softmax, growing_cache
 from longatlas.lazy import lazy_exports
 
 
@@ -29,6 +29,7 @@ METHOD = Method(
     ),
     cost=Cost(time="T^2", state="T"),
     flops=causal_softmax,
+    state_size=growing_cache,
     impls=("torch", "reference"),
     training="retrofit",
     deviations="An outlier is one activation above the threshold, not a feature column for all tokens, so "

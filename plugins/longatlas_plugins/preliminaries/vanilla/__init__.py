@@ -3,7 +3,7 @@
 from typing import Any
 
 from longatlas import Attention, Cost, Method
-from longatlas.flops import causal_softmax
+from longatlas.flops import causal_softmax, growing_cache
 
 
 def _default(slot: str) -> Any:
@@ -42,6 +42,7 @@ METHOD = Method(
     },
     cost=Cost(time="T^2", state="T"),
     flops=causal_softmax,
+    state_size=growing_cache,
     impls=("torch", "reference"),
     deviations="Rotary positions, a gated feed-forward part and norms that come first, as in today's decoders.",
     source="Checked against the definition of softmax attention in fp64 (longatlas.ops.dense_attention).",

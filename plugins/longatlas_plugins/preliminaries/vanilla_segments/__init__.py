@@ -38,6 +38,7 @@ METHOD = Method(
     options=(Option("segment_len", 256, "tokens in a segment", unit="tokens", min=1),),
     cost=Cost(time="T*N", state="N"),
     flops=lambda call, *, segment_len: call.softmax(segment_pairs(call, segment_len)),
+    state_size=lambda call, *, segment_len: call.keys_values(call.end % segment_len),
     impls=("torch", "reference"),
     source="Checked against dense attention with a block-diagonal mask in fp64.",
     equations=(
