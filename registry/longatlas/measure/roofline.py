@@ -17,7 +17,7 @@ from longatlas.errors import LongAtlasError, UnsupportedError, unknown_name
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 PHASES = ("train", "prefill", "decode")
-LONG_ENOUGH = 0.06  # seconds of one sample: the clock, a launch and a wake-up are far below
+LONG_ENOUGH = 0.03  # seconds of one sample: the clock, a launch and a wake-up are far below
 SAMPLES = 5
 FIRST_SIZE, LARGEST_SIZE = 256, 16384  # rows of the matmul's square matrices
 COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}  # beyond the last-level cache
@@ -130,7 +130,7 @@ def roofline_rows(flops: float | None, moved: int, seconds: float, peaks: Peaks 
 
 
 def machine_peaks(device: str, dtype: str, threads: int | None = None) -> Peaks:
-    """Measure a device ("cpu", "cuda"): the best of several matmuls and copies, about a second in all.
+    """Measure a device ("cpu", "cuda"): the best of several matmuls and copies, one to two seconds in all.
 
     dtype    a name in DTYPES; float32 on a CUDA device is what the process has set, by default without tf32
     threads  of the CPU; None = as the process has them. They are set back afterwards
