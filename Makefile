@@ -19,6 +19,7 @@ test: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal tests/kernels
 
 bench: $(VENV)/.installed
 	$(BIN)/pytest tests/benchmarks/test_targets.py --benchmark-only
