@@ -10,6 +10,7 @@ from pathlib import Path
 
 from longatlas.cards import Method, Task
 from longatlas.errors import LongAtlasError, unknown_name
+from longatlas.kernels.limits import case_obstacle
 from longatlas.plugins import Plugin, Source, installed_sources, load_plugins
 from longatlas.taxonomy import Taxonomy, load_taxonomy
 
@@ -100,13 +101,15 @@ def auto_impl(method: Method) -> tuple[str, str]:
     return "reference", "; ".join(["none of its fast impls runs here", *passed])
 
 
-def impl_obstacle(impl: str, device: str) -> str:
-    """Why an impl cannot run on a device of this machine; "" when it can."""
-    if impl == "triton" and device != "cuda":
+def impl_obstacle(impl: str, device: str, dtype: str = "", head_size: int | None = None) -> str:
+    """Why an impl cannot run on a device of this machine, in a dtype and with heads of a size; "" when it can."""
+    if impl != "triton":
+        return ""
+    if device != "cuda":
         return "triton needs an NVIDIA GPU"
-    if impl == "triton" and importlib.util.find_spec("triton") is None:
+    if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    return ""
+    return case_obstacle(dtype, head_size)
 
 
 def has_cuda() -> bool:

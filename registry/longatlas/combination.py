@@ -89,11 +89,11 @@ class Combination:
             return self.parts[0].method.impls
         return tuple(impl for impl in choices[0] if all(impl in other for other in choices))
 
-    def resolve_impl(self, impl: str, device: str) -> str:
-        """The impl that `auto` stands for on a device: the first that can run there."""
+    def resolve_impl(self, impl: str, device: str, dtype: str = "", head_size: int | None = None) -> str:
+        """The impl that `auto` stands for on a device, in a dtype and with a head size: the first that can run so."""
         if impl != "auto":
             return impl
-        return next((name for name in self.impls if not impl_obstacle(name, device)), "reference")
+        return next((name for name in self.impls if not impl_obstacle(name, device, dtype, head_size)), "reference")
 
     @property
     def deviations(self) -> str:

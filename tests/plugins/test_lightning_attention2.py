@@ -182,7 +182,7 @@ def test_empty_input():
         ({"initial_state": torch.zeros(2, 3, 32, 16)}, "initial_state has shape"),
         ({"initial_state": torch.zeros(2, 3, 16, 32, dtype=torch.bfloat16)}, "initial_state has dtype"),
         ({"cu_seqlens": torch.tensor([0, 8])}, r"q has shape .* \[1, T, H, D\]"),
-        ({"impl": "trition"}, "impl is 'trition'; it must be one of auto, torch, reference"),
+        ({"impl": "trition"}, "impl is 'trition'; it must be one of auto, triton, torch, reference"),
     ],
 )
 def test_bad_input(changed, words):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from longatlas import Method, UnknownNameError, catalog
-from longatlas.catalog import auto_impl, load_catalog, method_status, obstacles
+from longatlas import Method, UnknownNameError, catalog, parse_spec
+from longatlas.catalog import auto_impl, impl_obstacle, load_catalog, method_status, obstacles
 
 SEVENTEEN = """vanilla vanilla_segments flash_attention sliding_window streaming_llm linear_transformer
     lightning_attention2 transformer_xl infini_attention memorizing_transformer alibi position_interpolation
@@ -63,3 +63,15 @@ def test_auto_is_the_first_impl_that_runs_here(monkeypatch):
     assert auto_impl(kernel) == ("torch", "the first of its impls that runs here; triton needs an NVIDIA GPU")
     assert auto_impl(card(impls=("triton",)))[0] == "reference"
     assert auto_impl(card(impls=("torch", "reference")))[0] == "torch"
+    monkeypatch.setattr(catalog, "has_cuda", lambda: True)
+    assert auto_impl(kernel)[0] == "triton"
+
+
+def test_auto_is_torch_where_kernels_do_not_take_the_case():
+    lightning = parse_spec("lightning_attention2")
+    assert lightning.resolve_impl("auto", "cuda", "bfloat16", 64) == "triton"
+    assert lightning.resolve_impl("auto", "cuda", "float64", 64) == "torch"
+    assert lightning.resolve_impl("auto", "cuda", "float32", 20) == "torch"
+    assert lightning.resolve_impl("triton", "cuda", "float64", 64) == "triton"
+    assert impl_obstacle("triton", "cuda", "float64") == "triton kernels have no float64"
+    assert "not 272" in impl_obstacle("triton", "cuda", "float32", 272)

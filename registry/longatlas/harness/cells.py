@@ -117,7 +117,7 @@ def _cell(
     return Cell(
         method=combination.spec,
         options=combination.options,
-        impl=combination.resolve_impl(plan.impl, plan.device),
+        impl=combination.resolve_impl(plan.impl, plan.device, plan.dtype, plan.head_size),
         measure=measure,
         phase=phase,
         level=level,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from longatlas.errors import LongAtlasError
-from longatlas.kernels.launch import is_recording
+from longatlas.kernels.launching import is_recording
+from longatlas.kernels.limits import DTYPES, HEAD_STEP, LARGEST_HEAD, fits
 
-KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LARGEST_HEAD, HEAD_STEP = 256, 16
+KERNEL_DTYPES = tuple(getattr(torch, name) for name in DTYPES)
 
 
 def obstacle(**tensors: Tensor) -> str:
@@ -33,15 +33,10 @@ def obstacle(**tensors: Tensor) -> str:
     return next(misfits, "")
 
 
-def fits(size: int) -> bool:
-    """Whether kernels take heads of this size."""
-    return 0 < size <= LARGEST_HEAD and size % HEAD_STEP == 0
-
-
 def check_device(**tensors: Tensor) -> None:
     """All on one CUDA device; or on the CPU under Triton's interpreter."""
     (name, first), *rest = tensors.items()
-    if first.device.type != "cuda" and not (_is_interpreting() or is_recording()):
+    if first.device.type != "cuda" and not (is_interpreting() or is_recording()):
         raise LongAtlasError(
             f"{name} is on {first.device}; impl='triton' runs on an NVIDIA GPU: move the tensors there, choose "
             "impl='torch', or set TRITON_INTERPRET=1 before triton is imported to run kernels on the CPU, slowly"
@@ -80,5 +75,6 @@ def check_contiguous(**tensors: Tensor) -> None:
             )
 
 
-def _is_interpreting() -> bool:
+def is_interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")

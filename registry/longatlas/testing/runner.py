@@ -66,8 +66,7 @@ def _run_checks(
         start = time.perf_counter()
         try:
             case = case or make_case(combination, device)
-            check(case)
-            status, detail = PASSED, ""
+            status, detail = PASSED, check(case) or ""
         except SkipCheck as reason:
             status, detail = SKIPPED, str(reason)
         except AssertionError as error:

@@ -9,12 +9,30 @@ from longatlas.lazy import lazy_exports
 if TYPE_CHECKING:
     from longatlas_plugins.efficient_attention.lightning_attention2.decay import decay_slopes
     from longatlas_plugins.efficient_attention.lightning_attention2.mixer import LightningState
-    from longatlas_plugins.efficient_attention.lightning_attention2.operation import lightning_attention
+    from longatlas_plugins.efficient_attention.lightning_attention2.operation import (
+        chosen_impl,
+        lightning_attention,
+        lightning_decode_,
+    )
 
-__all__ = ["METHOD", "LightningState", "decay_slopes", "lightning_attention"]
+__all__ = [
+    "METHOD",
+    "LightningState",
+    "chosen_impl",
+    "decay_slopes",
+    "lightning_attention",
+    "lightning_decode_",
+]
 
 __getattr__ = lazy_exports(
-    __name__, {"lightning_attention": ".operation", "decay_slopes": ".decay", "LightningState": ".mixer"}
+    __name__,
+    {
+        "lightning_attention": ".operation",
+        "lightning_decode_": ".operation",
+        "chosen_impl": ".operation",
+        "decay_slopes": ".decay",
+        "LightningState": ".mixer",
+    },
 )
 
 
@@ -50,7 +68,7 @@ METHOD = Method(
     cost=Cost(time="T", state="1"),
     flops=_flops,
     state_size=lambda call: call.heads * call.head_size**2,
-    impls=("torch", "reference"),
+    impls=("triton", "torch", "reference"),
     deviations="The block around it is TransNormerLLM's (arXiv:2307.14995): SiLU on queries and keys, "
     "RMSNorm over the output of all heads together, a sigmoid gate, an output projection; the "
     "norm has weights. No LRPE: the decay alone tells places apart. The rates are not trained. "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,16 +32,21 @@ class Launch:
         return str(self.kernel.__name__)
 
 
-_recorder: ContextVar[list[Launch] | None] = ContextVar("recorder", default=None)
+class _Recorder(NamedTuple):
+    launches: list[Launch]
+    capability: int
+
+
+_recorder: ContextVar[_Recorder | None] = ContextVar("recorder", default=None)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *, warps: int = 4, stages: int = 2, **arguments: Any) -> None:
     """Start `kernel` on the device of its tensors; every argument by name. A grid with a zero starts nothing."""
     if 0 in grid:
         return
-    launches = _recorder.get()
-    if launches is not None:
-        launches.append(Launch(kernel, grid, arguments, warps, stages))
+    recorder = _recorder.get()
+    if recorder is not None:
+        recorder.launches.append(Launch(kernel, grid, arguments, warps, stages))
         return
     tensor = next(value for value in arguments.values() if isinstance(value, torch.Tensor))
     # Triton starts a kernel on the current device, which need not be that of the tensors.
@@ -50,18 +55,29 @@ def launch(kernel: Any, grid: tuple[int, ...], *, warps: int = 4, stages: int = 
 
 
 @contextmanager
-def recorded_launches() -> Iterator[list[Launch]]:
+def recorded_launches(capability: int = 90) -> Iterator[list[Launch]]:
     """Inside it `launch` starts nothing, on any device: it fills the list instead. Results of operations are undefined.
 
-    So a test can compile what a call would start, on a machine without a GPU (longatlas.testing.compiled).
+    So a test can compile what a call would start on a GPU of compute capability 80 or 90 (longatlas.testing.compiled).
     """
-    launches: list[Launch] = []
-    token = _recorder.set(launches)
+    recorder = _Recorder([], capability)
+    token = _recorder.set(recorder)
     try:
-        yield launches
+        yield recorder.launches
     finally:
         _recorder.reset(token)
 
 
 def is_recording() -> bool:
     return _recorder.get() is not None
+
+
+def capability(device: torch.device) -> int:
+    """The compute capability that launches are for: 80 for an A100, 90 for an H100; 90 where there is no GPU."""
+    recorder = _recorder.get()
+    if recorder is not None:
+        return recorder.capability
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
