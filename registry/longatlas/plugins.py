@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib import metadata
+from functools import partial
+from importlib import import_module, metadata
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -19,6 +22,7 @@ from longatlas.errors import LongAtlasError, unknown_name
 from longatlas.taxonomy import Taxonomy
 
 GROUP = "longatlas"
+CHECKOUT = Path(__file__).parents[2] / "pyproject.toml"
 HOOKS = ("register_methods", "register_tasks", "register_commands")
 
 
@@ -49,13 +53,29 @@ class Source:
 
 
 def installed_sources() -> list[Source]:
-    """The entry points of the group, built-ins first, then by name."""
+    """The entry points of the group, built-ins first, then by name.
+
+    In a checkout that is on the path and not installed, the built-ins are read from its pyproject.toml.
+    """
     sources = []
     for point in metadata.entry_points(group=GROUP):
         dist = point.dist
         name, version = (dist.name, dist.version) if dist else ("", "")
         sources.append(Source(point.name, point.load, version, name))
+    if not any(source.distribution == "longatlas" for source in sources) and CHECKOUT.is_file():
+        sources += _sources_of(CHECKOUT)
     return sorted(sources, key=lambda s: (s.distribution != "longatlas", s.distribution, s.name))
+
+
+def _sources_of(pyproject: Path) -> list[Source]:
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {})
+    if project.get("name") != "longatlas":
+        return []
+    modules = project["entry-points"][GROUP]
+    return [
+        Source(name, partial(import_module, module), project["version"], project["name"])
+        for name, module in modules.items()
+    ]
 
 
 def load_plugins(sources: Iterable[Source], taxonomy: Taxonomy) -> list[Plugin]:

@@ -33,17 +33,30 @@ def obstacle(**tensors: Tensor) -> str:
     return next(misfits, "")
 
 
+def check_tensors(**arguments: object) -> None:
+    """Each is a tensor."""
+    for name, argument in arguments.items():
+        if not isinstance(argument, Tensor):
+            raise LongAtlasError(f"{name} is a {type(argument).__name__}; it must be a torch.Tensor")
+
+
+def check_same_device(**tensors: Tensor) -> None:
+    """All on the device of the first."""
+    (name, first), *rest = tensors.items()
+    for other, tensor in rest:
+        if tensor.device != first.device:
+            raise LongAtlasError(f"{other} is on {tensor.device}; it must be on {name}'s device, {first.device}")
+
+
 def check_device(**tensors: Tensor) -> None:
     """All on one CUDA device; or on the CPU under Triton's interpreter."""
-    (name, first), *rest = tensors.items()
+    name, first = next(iter(tensors.items()))
     if first.device.type != "cuda" and not (is_interpreting() or is_recording()):
         raise LongAtlasError(
             f"{name} is on {first.device}; impl='triton' runs on an NVIDIA GPU: move the tensors there, choose "
             "impl='torch', or set TRITON_INTERPRET=1 before triton is imported to run kernels on the CPU, slowly"
         )
-    for other, tensor in rest:
-        if tensor.device != first.device:
-            raise LongAtlasError(f"{other} is on {tensor.device}; it must be on {name}'s device, {first.device}")
+    check_same_device(**tensors)
 
 
 def check_dtype(**tensors: Tensor) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from longatlas import LongAtlasError
-from longatlas.kernels import check_contiguous, check_device, check_dtype, check_head_size
+from longatlas.kernels import check_contiguous, check_device, check_dtype, check_head_size, check_same_device
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int32, torch.int64)
@@ -25,9 +25,7 @@ def check_arguments(
         tensors["initial_state"] = initial_state
         rows = q.shape[0] if sequences is None else sequences
         _check_state(initial_state, q, [rows, q.shape[2], q.shape[3], v.shape[3]], sequences)
-    for name, tensor in tensors.items():
-        if tensor.device != q.device:
-            raise LongAtlasError(f"{name} is on {tensor.device}; it must be on q's device, {q.device}")
+    check_same_device(q=q, **tensors)
     _check_dtypes(q, k, v)
 
 
@@ -63,15 +61,6 @@ def sequence_bounds(cu_seqlens: Tensor, q: Tensor) -> list[int]:
     if bounds != sorted(bounds) or bounds[0] != 0 or bounds[-1] != q.shape[1]:
         raise LongAtlasError(f"cu_seqlens is {bounds}; it must ascend from 0 to the number of tokens, T = {q.shape[1]}")
     return bounds
-
-
-def check_types(**arguments: Tensor | None) -> None:
-    for name, argument in arguments.items():
-        optional = name in ("initial_state", "cu_seqlens")
-        if not isinstance(argument, Tensor) and not (argument is None and optional):
-            raise LongAtlasError(
-                f"{name} is a {type(argument).__name__}; it must be a torch.Tensor{' or None' if optional else ''}"
-            )
 
 
 def check_for_kernels(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, initial_state: Tensor | None) -> None:

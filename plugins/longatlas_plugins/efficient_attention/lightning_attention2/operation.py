@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from longatlas import LongAtlasError
-from longatlas.kernels import obstacle
+from longatlas.kernels import check_tensors, obstacle
 from longatlas.ops import chunked_linear_attention, recurrent_linear_attention
 from longatlas_plugins.efficient_attention.lightning_attention2.arguments import (
     check_arguments,
     check_for_kernels,
     check_rates,
-    check_types,
     count_sequences,
     sequence_bounds,
 )
@@ -63,7 +62,8 @@ def lightning_attention(
     """
     _check_choice("impl", impl, ("auto", "triton", *IMPLS))
     _check_choice("schedule", schedule, SCHEDULES)
-    check_types(q=q, k=k, v=v, decay=decay, initial_state=initial_state, cu_seqlens=cu_seqlens)
+    optional = {"initial_state": initial_state, "cu_seqlens": cu_seqlens}
+    check_tensors(q=q, k=k, v=v, decay=decay, **{name: x for name, x in optional.items() if x is not None})
     sequences = None if cu_seqlens is None else count_sequences(cu_seqlens, q)
     check_arguments(q, k, v, decay, initial_state, sequences)
     if impl == "auto":
@@ -88,7 +88,7 @@ def lightning_decode_(
     Raises LongAtlasError as lightning_attention does, and for more than one token.
     """
     _check_choice("impl", impl, ("auto", "triton", *IMPLS))
-    check_types(q=q, k=k, v=v, decay=decay, state=state)
+    check_tensors(q=q, k=k, v=v, decay=decay, state=state)
     check_arguments(q, k, v, decay, state, None)
     if q.shape[1] != 1:
         raise LongAtlasError(

@@ -7,12 +7,14 @@ from longatlas.flops import Call, segment_pairs
 from longatlas.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from longatlas_plugins.long_term_memory.infini_attention.operation import infini_attention
+    from longatlas_plugins.long_term_memory.infini_attention.operation import chosen_impl, infini_attention
     from longatlas_plugins.long_term_memory.infini_attention.state import InfiniState
 
-__all__ = ["METHOD", "InfiniState", "infini_attention"]
+__all__ = ["METHOD", "InfiniState", "chosen_impl", "infini_attention"]
 
-__getattr__ = lazy_exports(__name__, {"infini_attention": ".operation", "InfiniState": ".state"})
+__getattr__ = lazy_exports(
+    __name__, {"infini_attention": ".operation", "chosen_impl": ".operation", "InfiniState": ".state"}
+)
 
 
 def mixer(config: Any, *, segment_len: int, update: str, first_segment: str, impl: str = "auto") -> Any:
@@ -59,7 +61,7 @@ METHOD = Method(
     cost=Cost(time="T*N", state="N"),
     flops=_flops,
     state_size=_state_size,
-    impls=("torch", "reference"),
+    impls=("triton", "torch", "reference"),
     deviations="Where the paper leaves things open: while the memory is empty the output is the local "
     "attention alone (option first_segment); a memory whose normaliser is below 1e-30 reads as zero; memory "
     "and normaliser are kept in fp32. Softmax scores are divided by the square root of the head size. "

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from longatlas.errors import LongAtlasError
+from longatlas.kernels import (
+    check_contiguous,
+    check_device,
+    check_dtype,
+    check_head_size,
+    check_same_device,
+    check_tensors,
+    obstacle,
+)
 from longatlas.slots import Rotate
 from longatlas_plugins.long_term_memory.infini_attention.reference import infini_attention_reference
 from longatlas_plugins.long_term_memory.infini_attention.state import InfiniState, empty_state
@@ -38,7 +49,8 @@ def infini_attention(
     update         "linear" (eq 4) or "delta" (eq 5)
     first_segment  output of the first N tokens (their memory is empty): "local" A_dot, "gated" (1 - g) A_dot
     initial_state  InfiniState to continue from; None = start of a sequence
-    impl           "auto", "torch" or "reference"
+    impl           "triton" (kernels for a GPU; D and E multiples of 16 up to 256, contiguous tensors, no fp64),
+                   "torch", "reference", or "auto": triton where it takes these tensors, else torch (see `chosen_impl`)
 
     Returns o [B, T, H, E] in v's dtype, and the InfiniState after the last token, or None when
     output_final_state is False. Gradients flow to all tensors, those of the initial state included.
@@ -48,16 +60,20 @@ def infini_attention(
     """
     _check_choice("update", update, ("linear", "delta"))
     _check_choice("first_segment", first_segment, ("local", "gated"))
-    _check_choice("impl", impl, ("auto", *IMPLS))
+    _check_choice("impl", impl, ("auto", "triton", *IMPLS))
     if not isinstance(segment_len, int) or segment_len < 1:
         raise LongAtlasError(f"segment_len is {segment_len!r}; it must be an integer, at least 1")
+    check_tensors(q=q, k=k, v=v, gate=gate)
     _check_shapes(q, k, v, gate)
     _check_dtypes(q, k, v)
     state = empty_state(k, v) if initial_state is None else initial_state
     _check_state(state, k, v, segment_len)
+    check_same_device(q=q, k=k, v=v, gate=gate, **_state_tensors(state))
+    if impl == "auto":
+        impl = chosen_impl(q, k, v)
     # Under autocast the memory would be summed and kept in 16 bits.
     with torch.autocast(q.device.type, enabled=False):
-        o, state = IMPLS["torch" if impl == "auto" else impl](
+        o, state = _operation(impl, q, k, v, state)(
             q,
             k,
             v,
@@ -69,6 +85,30 @@ def infini_attention(
             state=state,
         )
     return o, state if output_final_state else None
+
+
+def chosen_impl(q: Tensor, k: Tensor, v: Tensor) -> str:
+    """What impl="auto" stands for with these arguments: "triton" or "torch"."""
+    takes = q.is_cuda and not obstacle(q=q, k=k, v=v) and all(x.is_contiguous() for x in (q, k, v))
+    return "triton" if takes else "torch"
+
+
+def _operation(
+    impl: str, q: Tensor, k: Tensor, v: Tensor, state: InfiniState
+) -> Callable[..., tuple[Tensor, InfiniState]]:
+    if impl != "triton":
+        return IMPLS[impl]
+    check_device(q=q, k=k, v=v)
+    check_dtype(q=q)
+    check_head_size(**{"D of q and k": q.shape[3], "E of v": v.shape[3]})
+    check_contiguous(q=q, k=k, v=v, **_state_tensors(state))
+    from longatlas_plugins.long_term_memory.infini_attention.kernels import infini_attention_triton
+
+    return infini_attention_triton
+
+
+def _state_tensors(state: InfiniState) -> dict[str, Tensor]:
+    return {f"initial_state.{name}": getattr(state, name) for name in ("memory", "norm", "k", "v")}
 
 
 def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
@@ -106,6 +146,7 @@ def _check_state(state: InfiniState, k: Tensor, v: Tensor, segment_len: int) -> 
         "v": (batch, rest, heads, v.shape[3]),
     }
     wide = torch.promote_types(k.dtype, torch.float32)
+    check_tensors(**_state_tensors(state))
     for name, shape in expected.items():
         dtype = wide if name in ("memory", "norm") else k.dtype
         if getattr(state, name).dtype != dtype:

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch, padded
-from longatlas.kernels.arithmetic import rounded
+from longatlas.kernels.primitives import rounded
 
 COLUMNS = 32  # of the state, per program: enough programs to fill a GPU at small batches
 

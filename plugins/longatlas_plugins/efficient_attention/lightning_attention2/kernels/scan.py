@@ -15,26 +15,15 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch
-from longatlas.kernels.arithmetic import matmul, rounded
+from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, tile_at, tile_mask
 from longatlas_plugins.efficient_attention.lightning_attention2.kernels.pieces import Pieces
 from longatlas_plugins.efficient_attention.lightning_attention2.kernels.tiles import Tiles
-
-# What sums and decayed values are rounded to before they are multiplied again. fp16 would overflow at 65504.
-DERIVED = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float32, torch.float32: tl.float32}
-PRECISION = {torch.bfloat16: "tf32", torch.float16: "tf32", torch.float32: "tf32x3"}
 
 
 @triton.jit
 def power(rate, exponent):
     """λ^exponent = exp(-rate exponent) where exponent >= 0, else 0; the mask comes before exp."""
     return tl.where(exponent >= 0, tl.exp(-rate * tl.maximum(exponent, 0)), 0.0)
-
-
-@triton.jit
-def tile_mask(rows, end, columns, size: tl.constexpr, PADDED: tl.constexpr):
-    """Where a tile [rows, columns] lies inside; without a test of columns that are not padded."""
-    inside = rows[:, None] < end
-    return inside & (columns[None, :] < size) if PADDED else inside
 
 
 @triton.jit
@@ -91,27 +80,24 @@ def scan_kernel(
         state = tl.load(state_before + at, mask=in_state, other=0.0)
     distance = (place[None, :] - place[:, None]) if REVERSE else (place[:, None] - place[None, :])
     within = power(rate, distance) * scale
-    # Places within a chunk are 32 bits, where a chunk starts is 64.
-    at_y = place[:, None] * (heads * y_size) + features[None, :]
-    at_z = place[:, None] * (heads * z_size) + columns[None, :]
     if out is not None:
         out += part.to(tl.int64) * out_part
     chunks = tl.cdiv(end - first, CHUNK)
     for index in range(chunks):
         start = first + (chunks - 1 - index if REVERSE else index) * CHUNK
         length = tl.minimum(end - start, CHUNK).to(tl.int32)
-        start_y, start_z = (start * heads + head) * y_size, (start * heads + head) * z_size
-        mask_y = tile_mask(place, length, features, y_size, y_size % FEATURES != 0)
-        mask_z = tile_mask(place, length, columns, z_size, z_size % COLUMNS != 0)
-        block_y = tl.load(y + start_y + at_y, mask=mask_y, other=0.0)
-        block_z = tl.load(z + start_z + at_z, mask=mask_z, other=0.0)
+        mask_y = tile_mask(place < length, features, y_size, y_size % FEATURES != 0)
+        mask_z = tile_mask(place < length, columns, z_size, z_size % COLUMNS != 0)
+        block_y = tl.load(tile_at(y, start, heads, head, place, features, y_size), mask=mask_y, other=0.0)
+        block_z = tl.load(tile_at(z, start, heads, head, place, columns, z_size), mask=mask_z, other=0.0)
         if out is not None:
-            block_x = tl.load(x + start_y + at_y, mask=mask_y, other=0.0)
+            block_x = tl.load(tile_at(x, start, heads, head, place, features, y_size), mask=mask_y, other=0.0)
             read = power(rate, length - 1 - place) if REVERSE else power(rate, place + 1) * scale
             block_out = matmul(block_x.to(DERIVED), rounded(state, DERIVED), PRECISION=PRECISION) * read[:, None]
             scores = matmul(block_x, tl.trans(block_y), PRECISION=PRECISION) * within
             block_out = matmul(rounded(scores, DERIVED), block_z.to(DERIVED), block_out, PRECISION)
-            tl.store(out + start_z + at_z, rounded(block_out, out.dtype.element_ty), mask=mask_z)
+            at_out = tile_at(out, start, heads, head, place, columns, z_size)
+            tl.store(at_out, rounded(block_out, out.dtype.element_ty), mask=mask_z)
         write = power(rate, place + 1) * scale if REVERSE else power(rate, length - 1 - place)
         weighted = rounded(block_z.to(tl.float32) * write[:, None], DERIVED)
         state = matmul(tl.trans(block_y).to(DERIVED), weighted, state * power(rate, length), PRECISION)

@@ -1,7 +1,7 @@
-"""Products and roundings for kernels that must also be right in Triton's interpreter.
+"""Small functions that kernels are made of: products, roundings, tiles of [tokens, H, D] tensors.
 
 Imports triton; import it in kernels only. The interpreter multiplies the bit patterns of bf16 (triton-lang/triton issue
-11584) and cuts digits off where a GPU rounds to nearest even.
+11584) and cuts digits off where a GPU rounds to nearest even: `matmul` and `rounded` are right in both.
 """
 
 # What a kernel is given has types of Triton's, which annotations cannot say.
@@ -9,9 +9,14 @@ Imports triton; import it in kernels only. The interpreter multiplies the bit pa
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
+
+# What a sum is rounded to before it is multiplied again, and how such products are made. fp16 would overflow at 65504.
+DERIVED = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float32, torch.float32: tl.float32}
+PRECISION = {torch.bfloat16: "tf32", torch.float16: "tf32", torch.float32: "tf32x3"}
 
 
 @triton.jit
@@ -33,6 +38,18 @@ def rounded(x, DTYPE: tl.constexpr):
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         x = bits.to(tl.float32, bitcast=True)
     return x.to(DTYPE)
+
+
+@triton.jit
+def tile_at(tensor, first, heads, head, rows, columns, SIZE: tl.constexpr):
+    """Pointers to a tile of one head of a [tokens, H, SIZE] tensor; its rows count from token `first` (64 bits)."""
+    return tensor + (first * heads + head) * SIZE + (rows[:, None] * (heads * SIZE) + columns[None, :])
+
+
+@triton.jit
+def tile_mask(rows, columns, SIZE: tl.constexpr, PADDED: tl.constexpr):
+    """Where a tile lies inside: rows is a mask; columns are tested only where they are padded."""
+    return rows[:, None] & (columns[None, :] < SIZE) if PADDED else rows[:, None] & (columns[None, :] >= 0)
 
 
 INTERPRETED = tl.constexpr(isinstance(matmul, InterpretedFunction))
