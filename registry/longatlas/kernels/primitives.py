@@ -52,4 +52,33 @@ def tile_mask(rows, columns, SIZE: tl.constexpr, PADDED: tl.constexpr):
     return rows[:, None] & (columns[None, :] < SIZE) if PADDED else rows[:, None] & (columns[None, :] >= 0)
 
 
+@triton.jit
+def load_tile(
+    tensor, first, heads, head, rows, inside, columns, SIZE: tl.constexpr, PADDED: tl.constexpr
+):  # fmt: skip
+    """A tile of one head of a [tokens, H, SIZE] tensor: rows from token `first` on, zero where not `inside`."""
+    mask = tile_mask(inside, columns, SIZE, PADDED)
+    return tl.load(tile_at(tensor, first, heads, head, rows, columns, SIZE), mask=mask, other=0.0)
+
+
+@triton.jit
+def row_products(
+    left, left_first, left_heads, left_head, left_rows, left_inside,
+    right, right_first, right_heads, right_head, right_rows, right_inside,
+    SIZE: tl.constexpr, PART: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """left right^T over rows of SIZE elements, PART at a time: [left rows, right rows], fp32."""
+    total = tl.zeros([left_rows.shape[0], right_rows.shape[0]], tl.float32)
+    for start in range(0, SIZE, PART):
+        columns = start + tl.arange(0, PART)
+        one = load_tile(
+            left, left_first, left_heads, left_head, left_rows, left_inside, columns, SIZE, SIZE % PART != 0
+        )
+        other = load_tile(
+            right, right_first, right_heads, right_head, right_rows, right_inside, columns, SIZE, SIZE % PART != 0
+        )
+        total = matmul(one, tl.trans(other), total, PRECISION)
+    return total
+
+
 INTERPRETED = tl.constexpr(isinstance(matmul, InterpretedFunction))

@@ -10,6 +10,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "relative_attention": ".operation",
+        "chosen_impl": ".operation",
         "sinusoids": ".positions",
         "TransformerXL": ".mixer",
         "TransformerXLState": ".mixer",
@@ -81,7 +82,7 @@ METHOD = Method(
     cost=Cost(time="T*(M+N)", state="M+N"),
     flops=_flops,
     state_size=_state_size,
-    impls=("torch", "reference"),
+    impls=("triton", "torch", "reference"),
     deviations=(
         "Norms come first, so the stored hidden states are the normed inputs of the layer, and no gradient "
         "reaches the norm through them. "

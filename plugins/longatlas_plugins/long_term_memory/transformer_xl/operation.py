@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch as pytorch
 from torch import Tensor
 
 from longatlas import LongAtlasError
+from longatlas.kernels import (
+    check_contiguous,
+    check_device,
+    check_dtype,
+    check_head_size,
+    check_same_device,
+    check_tensors,
+    obstacle,
+)
 from longatlas_plugins.long_term_memory.transformer_xl import reference, torch
 
-IMPLS = {
-    "auto": torch.relative_attention,
-    "torch": torch.relative_attention,
-    "reference": reference.relative_attention,
-}
+IMPLS = {"torch": torch.relative_attention, "reference": reference.relative_attention}
 
 
 def relative_attention(
@@ -38,13 +45,19 @@ def relative_attention(
     window         number of keys a query sees, itself included; None = all
     clamp_len      distances beyond it use the row clamp_len; None = no clamping
     scale          defaults to D**-0.5
-    impl           "auto", "torch" (blocks of queries, nothing of size L x K) or "reference"
+    impl           "triton" (kernels for a GPU; D and E multiples of 16 up to 256, contiguous q, k, v, no fp64), "torch"
+                   (blocks of queries, nothing of size L x K), "reference", or "auto": triton where it takes these
+                   tensors, else torch (`chosen_impl` tells)
 
     Returns o [B, L, H, E] in q's dtype; sums are in fp32, in fp64 for fp64 inputs. Gradients flow to the six
     tensors, once: gradients of gradients only with impl="reference".
     Raises ValueError that names the argument. Source: arXiv:1901.02860, section 3.3 and appendix B.
     """
-    _check_tensors(q, k, v)
+    if impl not in ("auto", "triton", *IMPLS):
+        raise LongAtlasError(f"impl is '{impl}'; it must be one of auto, triton, {', '.join(IMPLS)}")
+    named = {"q": q, "k": k, "v": v, "rel_k": rel_k, "content_bias": content_bias, "position_bias": position_bias}
+    check_tensors(**named)
+    _check_shapes(q, k, v)
     if window is not None and window < 1:
         raise LongAtlasError(f"window is {window}; a query sees at least itself: give 1 or more, or None")
     if clamp_len is not None and clamp_len < 0:
@@ -53,17 +66,36 @@ def relative_attention(
     for name, bias in (("content_bias", content_bias), ("position_bias", position_bias)):
         if bias.shape != q.shape[2:]:
             raise LongAtlasError(f"{name} is {list(bias.shape)}; it must be [H, D] = {list(q.shape[2:])}")
-    if impl not in IMPLS:
-        raise LongAtlasError(f"impl is '{impl}'; it must be one of {', '.join(IMPLS)}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     tensors = (q, k, v, rel_k, content_bias, position_bias)
     _check_dtypes(*tensors)
+    check_same_device(**named)
+    if impl == "auto":
+        impl = chosen_impl(q, k, v)
     # Under autocast both score terms would be rounded before they are added.
     with pytorch.autocast(q.device.type, enabled=False):
-        return IMPLS[impl](*tensors, window=window, clamp_len=clamp_len, scale=scale)
+        return _operation(impl, q, k, v)(*tensors, window=window, clamp_len=clamp_len, scale=scale)
 
 
-def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+def chosen_impl(q: Tensor, k: Tensor, v: Tensor) -> str:
+    """What impl="auto" stands for with these arguments: "triton" or "torch"."""
+    takes = q.is_cuda and not obstacle(q=q, k=k, v=v) and all(x.is_contiguous() for x in (q, k, v))
+    return "triton" if takes else "torch"
+
+
+def _operation(impl: str, q: Tensor, k: Tensor, v: Tensor) -> Callable[..., Tensor]:
+    if impl != "triton":
+        return IMPLS[impl]
+    check_device(q=q, k=k, v=v)
+    check_dtype(q=q)
+    check_head_size(**{"D of q and k": q.shape[3], "E of v": v.shape[3]})
+    check_contiguous(q=q, k=k, v=v)
+    from longatlas_plugins.long_term_memory.transformer_xl.kernels import relative_attention_triton
+
+    return relative_attention_triton
+
+
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 4:
             raise LongAtlasError(f"{name} is {list(x.shape)}; it must have 4 dimensions, [B, T, H, D]")

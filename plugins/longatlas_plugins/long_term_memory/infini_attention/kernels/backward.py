@@ -10,14 +10,13 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch, padded
-from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, tile_at, tile_mask
+from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, row_products, tile_at, tile_mask
 from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, memory_tiles
 from longatlas_plugins.long_term_memory.infini_attention.kernels.local import (
     LOG2E,
     RUNTIME,
     memory_tile,
     read_memory,
-    row_products,
 )
 from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import inverse_of
 

@@ -8,32 +8,12 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch, padded
-from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, tile_at, tile_mask
+from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, row_products, tile_at, tile_mask
 from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, local_tiles
 from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import inverse_of, sigma
 
 RUNTIME = ["queries", "keys", "segments", "segment_len", "first_segment", "heads", "groups", "first_block", "each"]
 LOG2E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def row_products(
-    left, left_first, left_heads, left_head, left_rows, left_inside,
-    right, right_first, right_heads, right_head, right_rows, right_inside,
-    SIZE: tl.constexpr, PART: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """left right^T over rows of SIZE elements, PART at a time: [left rows, right rows]."""
-    total = tl.zeros([left_rows.shape[0], right_rows.shape[0]], tl.float32)
-    for start in range(0, SIZE, PART):
-        columns = start + tl.arange(0, PART)
-        mask = tile_mask(left_inside, columns, SIZE, SIZE % PART != 0)
-        one = tl.load(tile_at(left, left_first, left_heads, left_head, left_rows, columns, SIZE), mask=mask, other=0.0)
-        mask = tile_mask(right_inside, columns, SIZE, SIZE % PART != 0)
-        other = tl.load(
-            tile_at(right, right_first, right_heads, right_head, right_rows, columns, SIZE), mask=mask, other=0.0
-        )
-        total = matmul(one, tl.trans(other), total, PRECISION)
-    return total
 
 
 @triton.jit
