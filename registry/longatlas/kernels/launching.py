@@ -19,6 +19,7 @@ class Launch:
     grid       programs along each axis
     arguments  name -> tensor, number, constexpr or None, as the kernel was given them
     warps      per program; stages: how many iterations of a loop its loads run ahead
+    registers  per thread at most; None leaves them to the compiler, which may spill a few for one more program at a time
     """
 
     kernel: Any
@@ -26,6 +27,7 @@ class Launch:
     arguments: dict[str, Any]
     warps: int
     stages: int
+    registers: int | None = None
 
     @property
     def name(self) -> str:
@@ -40,18 +42,26 @@ class _Recorder(NamedTuple):
 _recorder: ContextVar[_Recorder | None] = ContextVar("recorder", default=None)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *, warps: int = 4, stages: int = 2, **arguments: Any) -> None:
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    *,
+    warps: int = 4,
+    stages: int = 2,
+    registers: int | None = None,
+    **arguments: Any,
+) -> None:
     """Start `kernel` on the device of its tensors; every argument by name. A grid with a zero starts nothing."""
     if 0 in grid:
         return
     recorder = _recorder.get()
     if recorder is not None:
-        recorder.launches.append(Launch(kernel, grid, arguments, warps, stages))
+        recorder.launches.append(Launch(kernel, grid, arguments, warps, stages, registers))
         return
     tensor = next(value for value in arguments.values() if isinstance(value, torch.Tensor))
     # Triton starts a kernel on the current device, which need not be that of the tensors.
     with torch.cuda.device_of(tensor):  # type: ignore[no-untyped-call]
-        kernel[grid](**arguments, num_warps=warps, num_stages=stages)
+        kernel[grid](**arguments, num_warps=warps, num_stages=stages, maxnreg=registers)
 
 
 @contextmanager

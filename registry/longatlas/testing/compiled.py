@@ -79,7 +79,7 @@ def compile_launch(launch: Launch, capability: int) -> Compiled:
         )
     signature, constants, attributes = _signature(launch)
     source = ASTSource(launch.kernel, signature, constants, attributes)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    options = {"num_warps": launch.warps, "num_stages": launch.stages, "maxnreg": launch.registers}
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     registers, spilled = _resources(made.asm["cubin"])
     code = made.asm["ptx"]

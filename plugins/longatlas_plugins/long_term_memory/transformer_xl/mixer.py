@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from longatlas import DecoderConfig
+from longatlas.kernels import obstacle
 from longatlas_plugins.long_term_memory.transformer_xl.decode import attend_to_entries
 from longatlas_plugins.long_term_memory.transformer_xl.operation import relative_attention
 from longatlas_plugins.long_term_memory.transformer_xl.pieces import (
@@ -20,6 +21,8 @@ from longatlas_plugins.long_term_memory.transformer_xl.pieces import (
 )
 from longatlas_plugins.long_term_memory.transformer_xl.positions import sinusoids
 
+# Up to here a kernel splits the keys of each query.
+FEW_QUERIES = 16
 # Short segments are put into one call until it has this many query rows.
 BATCHED_ROWS = 256
 
@@ -61,6 +64,7 @@ class TransformerXL(nn.Module):
         self.n_heads, self.kv_heads, self.head_size = config.n_heads, config.kv_heads, config.head_size
         self.segment_len, self.mem_len, self.clamp_len, self.window = segment_len, mem_len, clamp_len, window
         self.cache, self.impl = cache, impl
+        self._kept_rows: tuple[Any, Tensor] | None = None
         width, kv_width = config.n_heads * config.head_size, config.kv_heads * config.head_size
         self.q = nn.Linear(config.d_model, width, bias=False)
         self.k = nn.Linear(config.d_model, kv_width, bias=False)
@@ -94,8 +98,10 @@ class TransformerXL(nn.Module):
         pieces = list(cut(position, end, entries.shape[1], self.segment_len, self.mem_len))
         if not pieces:
             o = q
-        elif self._is_decode(q, pieces):
+        elif self._is_decode(q, pieces, hidden):
             o = self._attend_folded(q, entries, pieces[0], hidden)
+        elif self._is_kernel_decode(q, pieces, hidden):
+            o = self._attend_cached(q, entries[:, pieces[0].low : pieces[0].end])
         else:
             o = self._attend(q, entries, pieces, hidden)
         return o, TransformerXLState(self._kept(entries, end), end)
@@ -108,11 +114,46 @@ class TransformerXL(nn.Module):
         # A view would keep all entries of a long call alive.
         return kept if low == 0 or kept.requires_grad else kept.clone()
 
-    def _is_decode(self, q: Tensor, pieces: list[Piece]) -> bool:
+    def _is_decode(self, q: Tensor, pieces: list[Piece], hidden: bool) -> bool:
         """Whether so few queries cost less with the projections folded in than with the memory projected."""
         few = 2 * q.shape[0] * q.shape[1] <= self.head_size
         plain = type(self.k) is type(self.v) is nn.Linear  # a wrapped projection is more than its weight
-        return few and plain and len(pieces) == 1 and self.impl != "reference"
+        folds = self.impl != "reference" and not self._is_kernel_decode(q, pieces, hidden)
+        return few and plain and len(pieces) == 1 and folds
+
+    def _has_kernels(self, q: Tensor) -> bool:
+        return self.impl == "triton" or (self.impl == "auto" and q.is_cuda and not obstacle(q=q))
+
+    def _is_kernel_decode(self, q: Tensor, pieces: list[Piece], hidden: bool) -> bool:
+        """Whether keys and values lie there for a kernel that splits them; with hidden states folding stays cheaper."""
+        few = q.shape[1] < FEW_QUERIES and len(pieces) == 1
+        return few and not hidden and not torch.is_grad_enabled() and self._has_kernels(q)
+
+    def _attend_cached(self, q: Tensor, entries: Tensor) -> Tensor:
+        """q [B, L, H, D] against a cache [B, K, 2 Hkv D], where it lies."""
+        from longatlas_plugins.long_term_memory.transformer_xl.kernels import relative_decode
+
+        queries = [q.float() + bias.float() for bias in (self.content_bias, self.position_bias)]
+        scale = self.head_size**-0.5
+        return relative_decode(
+            *queries, *self._split(entries), self._distance_keys(q), scale, self.window, self.clamp_len
+        )
+
+    def _split(self, keys_values: Tensor) -> list[Tensor]:
+        """[B, K, 2 Hkv D] -> k, v [B, K, Hkv, D], views"""
+        return [x.unflatten(2, (self.kv_heads, self.head_size)) for x in keys_values.chunk(2, 2)]
+
+    def _distance_keys(self, like: Tensor) -> Tensor:
+        """W_R R [R, H, D] in the dtype of `like`, kept for as long as W_R stays what it is."""
+        weight = self.relative
+        stamp = (weight.data_ptr(), None if weight.is_inference() else weight._version, like.dtype, like.device)
+        if self._kept_rows is None or self._kept_rows[0] != stamp:
+            rows = self._sinusoids(like)
+            self._kept_rows = (
+                stamp,
+                torch.einsum("re,hde->rhd", rows, weight.to(rows.dtype)).to(like.dtype).contiguous(),
+            )
+        return self._kept_rows[1]
 
     def _attend_folded(self, q: Tensor, entries: Tensor, piece: Piece, hidden: bool) -> Tensor:
         seen = with_frozen_memory(entries, piece)
@@ -148,9 +189,11 @@ class TransformerXL(nn.Module):
 
     def _attend_group(self, q: Tensor, keys_values: Tensor, rel_k: Tensor) -> Tensor:
         """q [B, L, H, D]; keys_values [B, K, 2 Hkv D]"""
-        k, v = (x.unflatten(2, (self.kv_heads, self.head_size)) for x in keys_values.chunk(2, 2))
+        k, v = self._split(keys_values)
         if self.kv_heads != self.n_heads:
             k, v = (x.repeat_interleave(self.n_heads // self.kv_heads, 2) for x in (k, v))
+        if self._has_kernels(q):
+            q, k, v = (x.contiguous() for x in (q, k, v))
         return relative_attention(
             q,
             k,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longatlas.kernels import launch, padded
 from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, row_products, tile_at, tile_mask
-from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, memory_tiles
+from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import ALL_REGISTERS, Layout, memory_tiles
 from longatlas_plugins.long_term_memory.infini_attention.kernels.local import (
     LOG2E,
     RUNTIME,
@@ -271,6 +271,7 @@ def read_backward(
         GATED=gated,
         warps=tiles.warps,
         stages=tiles.stages,
+        registers=ALL_REGISTERS,
         **_shape(layout, grad.dtype),
         first_block=first_block,
         each=each,
@@ -297,7 +298,7 @@ def local_backward(
     shared: dict[str, Any] = dict(
         q=q, k=k, v=v, grad=grad, gate=gate, log_sums=log_sums, pulls=pulls, scale=layout.features**-0.5,
         QUERIES=tiles.queries, KEYS=tiles.keys, PART=tiles.part, GATED=gated, warps=tiles.warps, stages=tiles.stages,
-        **_shape(layout, q.dtype),
+        registers=ALL_REGISTERS, **_shape(layout, q.dtype),
     )  # fmt: skip
     width = min(tiles.columns, padded(layout.features))
     first_block, blocks, each = layout.blocks(tiles.queries, layout.begun)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -74,43 +74,43 @@ class Tiles:
     stages: int
 
 
-# Local attention, forward, by dtype and capability: (queries, keys, columns, part, warps, stages), the usual one first.
-_FORWARD = {
-    (torch.bfloat16, 90): ((64, 64, 128, 128, 4, 3), (64, 32, 128, 128, 4, 2), (64, 32, 64, 64, 4, 2)),
-    (torch.bfloat16, 80): ((64, 32, 64, 64, 4, 2), (32, 32, 64, 64, 4, 2)),
-    (torch.float16, 90): ((64, 32, 64, 64, 4, 2),),
-    (torch.float16, 80): ((32, 32, 32, 64, 4, 2),),
-    (torch.float32, 90): ((16, 16, 32, 32, 4, 1),),
-    (torch.float32, 80): ((16, 16, 32, 32, 4, 1),),
+# (queries, keys, columns, part, warps, stages) by dtype and capability; each fits, and spills nothing, where it is listed.
+_LOCAL = {
+    (torch.bfloat16, 90): (128, 64, 128, 128, 8, 2),
+    (torch.bfloat16, 80): (64, 32, 64, 64, 4, 2),
+    (torch.float16, 90): (64, 32, 64, 64, 4, 2),
+    (torch.float16, 80): (32, 32, 32, 64, 4, 2),
+    (torch.float32, 90): (16, 16, 16, 16, 4, 1),
+    (torch.float32, 80): (16, 16, 16, 16, 4, 1),
 }
-# What holds no softmax: sums over segments, gradients of the memory.
-_MEMORY = {
-    (torch.bfloat16, 90): (64, 64, 64, 64, 4, 2),
+_LARGE_HEADS = {
+    (torch.bfloat16, 90): (64, 64, 128, 64, 8, 2),
     (torch.bfloat16, 80): (32, 32, 64, 64, 4, 2),
-    (torch.float16, 90): (32, 32, 32, 32, 4, 2),
-    (torch.float16, 80): (32, 32, 32, 32, 4, 2),
-    (torch.float32, 90): (16, 16, 32, 32, 4, 1),
-    (torch.float32, 80): (16, 16, 32, 32, 4, 1),
+}
+# What is made of sums over segments, and all gradients.
+_MEMORY = {
+    (torch.bfloat16, 90): (64, 64, 128, 64, 8, 1),
+    (torch.bfloat16, 80): (32, 32, 64, 64, 4, 1),
+    (torch.float16, 90): (32, 32, 32, 32, 4, 1),
+    (torch.float16, 80): (32, 32, 32, 32, 4, 1),
+    (torch.float32, 90): (16, 16, 16, 16, 4, 1),
+    (torch.float32, 80): (16, 16, 16, 16, 4, 1),
 }
 _DELTA = {
     torch.bfloat16: (32, 32, 16, 256, 8, 1),
     torch.float16: (16, 16, 16, 256, 8, 1),
     torch.float32: (16, 16, 16, 256, 8, 1),
 }
-
-
-def candidates(dtype: torch.dtype, layout: Layout, capability: int) -> list[Tiles]:
-    """Tiles worth trying for local attention."""
-    table = _FORWARD[dtype, 90 if capability >= 90 else 80]
-    return list(dict.fromkeys(_fitted(sizes, layout) for sizes in table))
+ALL_REGISTERS = 255
+FEW_QUERIES = 16  # the smallest block that tensor cores have
 
 
 def local_tiles(dtype: torch.dtype, layout: Layout, device: torch.device) -> Tiles:
-    """The first of the candidates; few queries take the smallest block that tensor cores have."""
-    tiles = candidates(dtype, layout, capability(device))[0]
-    if layout.queries <= 16:
-        return Tiles(16, tiles.keys, tiles.columns, tiles.part, tiles.warps, tiles.stages)
-    return tiles
+    """Of local attention."""
+    key = (dtype, 90 if capability(device) >= 90 else 80)
+    is_large = max(layout.features, layout.columns) > 128
+    tiles = _fitted(_LARGE_HEADS.get(key, _LOCAL[key]) if is_large else _LOCAL[key], layout)
+    return replace(tiles, queries=16) if layout.queries <= FEW_QUERIES else tiles
 
 
 def memory_tiles(dtype: torch.dtype, layout: Layout, device: torch.device) -> Tiles:

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from longatlas.kernels import launch, padded
 from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, tile_at, tile_mask
-from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, delta_tiles, memory_tiles
+from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import (
+    ALL_REGISTERS,
+    Layout,
+    delta_tiles,
+    memory_tiles,
+)
 from longatlas_plugins.long_term_memory.infini_attention.state import NORMALISER_FLOOR
 
 ELEMENTS = 1024  # of a state, per program of the running sum
@@ -141,6 +146,7 @@ def segment_sums(
         PRECISION=PRECISION[x.dtype],
         warps=tiles.warps,
         stages=tiles.stages,
+        registers=ALL_REGISTERS,
     )
     return sums, norms
 
@@ -293,5 +299,6 @@ def delta_states(
         PRECISION=PRECISION[k.dtype],
         warps=tiles.warps,
         stages=tiles.stages,
+        registers=ALL_REGISTERS,
     )
     return before, final

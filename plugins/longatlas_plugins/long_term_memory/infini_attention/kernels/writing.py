@@ -12,7 +12,7 @@ from torch import Tensor
 from longatlas.kernels import launch
 from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, tile_at, tile_mask
 from longatlas_plugins.long_term_memory.infini_attention.kernels.backward import store_through_sigma
-from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, memory_tiles
+from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import ALL_REGISTERS, Layout, memory_tiles
 from longatlas_plugins.long_term_memory.infini_attention.kernels.local import memory_tile, read_memory
 from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import inverse_of
 
@@ -207,4 +207,5 @@ def _launch(kernel: object, layout: Layout, k: Tensor, **arguments: Tensor | Non
         PRECISION=PRECISION[k.dtype],
         warps=tiles.warps,
         stages=tiles.stages,
+        registers=ALL_REGISTERS,
     )

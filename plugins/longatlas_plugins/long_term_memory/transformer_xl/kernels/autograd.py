@@ -28,14 +28,13 @@ def relative_attention_triton(
     scale: float,
 ) -> Tensor:
     """Arguments as in operation.relative_attention, checked there; once differentiable."""
-    content_q, position_q = (
-        (q.to(torch.float32) + bias.to(torch.float32)).to(q.dtype) for bias in (content_bias, position_bias)
-    )
-    inputs = (content_q, position_q, k, v, rel_k.to(q.dtype).contiguous())
-    if not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)) and q.shape[1] < FEW_QUERIES:
-        out: Tensor = relative_decode(*inputs, scale, window, clamp_len)
+    queries = [q.float() + bias.float() for bias in (content_bias, position_bias)]
+    rel_k = rel_k.to(q.dtype).contiguous()
+    trains = torch.is_grad_enabled() and any(x.requires_grad for x in (*queries, k, v, rel_k))
+    if q.shape[1] < FEW_QUERIES and not trains:
+        out: Tensor = relative_decode(*queries, k, v, rel_k, scale, window, clamp_len)
         return out
-    return relative_forward(*inputs, scale, window, clamp_len)[0]
+    return relative_forward(*(x.to(q.dtype) for x in queries), k, v, rel_k, scale, window, clamp_len)[0]
 
 
 @torch.library.custom_op("longatlas::relative_decode", mutates_args=())
@@ -49,7 +48,12 @@ def relative_decode(
     window: int | None,
     clamp_len: int | None,
 ) -> Tensor:
-    """o [B, L, H, E] of a few queries; q + u, q + v [B, L, H, D], k, v [B, K, H, D|E], rel_k [R, H, D]."""
+    """o [B, L, H, E] of a few queries.
+
+    content_q, position_q  q + u, q + v [B, L, H, D], fp32
+    k, v                   [B, K, Hkv, D|E]; tokens may lie apart, as in a cache of both
+    rel_k                  [R, H, D]
+    """
     return decode(content_q, position_q, k, v, rel_k, scale, layout_of(content_q, k, v, window, clamp_len))
 
 
@@ -78,7 +82,7 @@ def relative_forward(
     window: int | None,
     clamp_len: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """o [B, L, H, E], and the logarithms of the sums of weights [B, H, L]; arguments as relative_decode's."""
+    """o [B, L, H, E], and the logarithms of the sums of weights [B, H, L]; all tensors in one dtype, contiguous."""
     return forward(content_q, position_q, k, v, rel_k, scale, layout_of(content_q, k, v, window, clamp_len))
 
 

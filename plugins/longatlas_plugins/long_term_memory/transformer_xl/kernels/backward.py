@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -11,13 +13,13 @@ from torch import Tensor
 
 from longatlas.kernels import launch, processors
 from longatlas.kernels.primitives import load_tile, matmul, rounded, row_products, tile_at, tile_mask
-from longatlas_plugins.long_term_memory.transformer_xl.kernels.band import LOG2E, below, distance_products, skewed
+from longatlas_plugins.long_term_memory.transformer_xl.kernels.band import LOG2E, distance_products, joined, skewed
 from longatlas_plugins.long_term_memory.transformer_xl.kernels.forward import farthest_tile, visible
 from longatlas_plugins.long_term_memory.transformer_xl.kernels.layout import (
     RUNTIME,
     Layout,
-    backward_tiles,
     shape_arguments,
+    tiles_of,
 )
 
 
@@ -109,21 +111,21 @@ def query_gradient_kernel(
             content_q, k, grad, v, at_query, heads, head, row, inside, at_key, column, in_keys,
             FEATURES, COLUMNS, PART, PRECISION,
         )  # fmt: skip
-        scores += skewed(tl.where(below(BLOCK), upper, lower), BLOCK)
+        scores += skewed(joined(upper, lower, tile * BLOCK, BLOCK), tile * BLOCK, BLOCK)
         seen = visible(row, column, tile * BLOCK, key, inside, keys, reach)
         slopes = weights_of(scores, log_sum, seen, scale) * (towards - pull[:, None]) * scale
         block_k = load_tile(k, at_key, heads, head, column, in_keys, features, FEATURES, FEATURES % WIDTH != 0)
         content_total = matmul(rounded(slopes, DERIVED), block_k.to(DERIVED), content_total, PRECISION)
-        apart = tile * BLOCK + row[:, None] - column[None, :]
+        apart = (tile * BLOCK + row)[:, None] - column[None, :]
         beyond += tl.sum(tl.where(apart >= clamp, slopes, 0.0), 1)
         # Distances tile * BLOCK ...: the upper part of this tile and the lower part of the one before.
-        by_distance = skewed(slopes, BLOCK)
-        carried += tl.where(below(BLOCK), by_distance, 0.0)
+        by_distance = skewed(slopes, tile * BLOCK, BLOCK)
+        carried = joined(carried + by_distance, carried, tile * BLOCK, BLOCK)
         distance = tile * BLOCK + column
         rows = tl.minimum(distance, last).to(tl.int64)
         block_r = load_tile(rel_k, 0, heads, head, rows, column >= 0, features, FEATURES, FEATURES % WIDTH != 0)
         position_total = matmul(rounded(carried, DERIVED), block_r.to(DERIVED), position_total, PRECISION)
-        carried = tl.where(below(BLOCK), 0.0, by_distance)
+        carried = joined(tl.zeros([BLOCK, BLOCK], tl.float32), by_distance, tile * BLOCK, BLOCK)
         upper = lower
     mask = tile_mask(inside, features, FEATURES, FEATURES % WIDTH != 0)
     at = tile_at(grad_content, at_query, heads, head, row, features, FEATURES)
@@ -185,7 +187,7 @@ def key_gradient_kernel(
             position_q, at_query, heads, head, row, inside, rel_k, (tile - 1) * BLOCK + column, last,
             FEATURES, PART, PRECISION,
         )  # fmt: skip
-        scores += skewed(tl.where(below(BLOCK), upper, lower), BLOCK)
+        scores += skewed(joined(upper, lower, tile * BLOCK, BLOCK), tile * BLOCK, BLOCK)
         seen = visible(row, column, tile * BLOCK, key, inside, keys, reach)
         weights = weights_of(scores, log_sum, seen, scale)
         slopes = weights * (towards - pull[:, None]) * scale
@@ -239,8 +241,8 @@ def distance_gradient_kernel(
                 batch * keys + before, column, (before + column >= 0) & (before + column < keys),
                 FEATURES, COLUMNS, PART, PRECISION,
             )  # fmt: skip
-            scores = skewed(tl.where(below(BLOCK), scores, farther_scores), BLOCK)
-            towards = skewed(tl.where(below(BLOCK), towards, farther_towards), BLOCK)
+            scores = skewed(joined(scores, farther_scores, first, BLOCK), first, BLOCK)
+            towards = skewed(joined(towards, farther_towards, first, BLOCK), first, BLOCK)
             scores += distance_products(
                 position_q, at_query, heads, head, row, inside, rel_k, distance, last, FEATURES, PART, PRECISION
             )
@@ -269,8 +271,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q + u, q + v, k, v and rel_k."""
     pulls = torch.einsum("blhe,blhe->bhl", grad.float(), out.float()).contiguous()
-    tiles = backward_tiles(k, layout)
-    shared = {
+    given: dict[str, Any] = {
         "content_q": content_q,
         "position_q": position_q,
         "k": k,
@@ -280,39 +281,65 @@ def backward(
         "log_sums": log_sums,
         "pulls": pulls,
         "scale": scale,
-        **shape_arguments(layout, tiles, k.dtype),
     }
-    heads = layout.batch * layout.heads
-    blocks = triton.cdiv(layout.queries, tiles.block)
-    grad_content, grad_position, grad_k, grad_v = (torch.empty_like(x) for x in (content_q, position_q, k, v))
-    clamped = torch.empty_like(pulls)
-    outputs = {"grad_content": grad_content, "grad_position": grad_position, "clamped": clamped}
-    grid = (blocks, heads, triton.cdiv(layout.features, tiles.width))
-    launch(query_gradient_kernel, grid, **outputs, **shared)
-    widest = triton.cdiv(max(layout.features, layout.columns), tiles.width)
-    aligned = layout.memory % tiles.block
-    key_blocks = triton.cdiv(layout.keys - aligned, tiles.block) + (aligned > 0)
-    launch(key_gradient_kernel, (key_blocks, heads, widest), grad_k=grad_k, grad_v=grad_v, **shared)
+    grad_content, grad_position, clamped = query_gradients(given, layout)
+    return grad_content, grad_position, *key_gradients(given, layout), distance_gradients(given, clamped, layout)
 
-    grad_rel = torch.zeros_like(rel_k)
-    rows = min(layout.clamp, layout.reach)  # those that stand for one distance
-    distance_blocks = triton.cdiv(rows, tiles.block)
-    most = max(1, layout.batch * blocks)
-    wanted = triton.cdiv(2 * processors(k.device), max(1, distance_blocks * layout.heads))
-    splits = min(most, max(1, wanted))
+
+def query_gradients(given: dict[str, Any], layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """Of q + u and q + v; and of the scores beyond clamp_len, summed over keys [B, H, L]."""
+    tiles = tiles_of("query", given["k"], layout)
+    outputs = {
+        "grad_content": torch.empty_like(given["content_q"]),
+        "grad_position": torch.empty_like(given["position_q"]),
+        "clamped": torch.empty_like(given["pulls"]),
+    }
+    grid = (
+        triton.cdiv(layout.queries, tiles.block),
+        layout.batch * layout.heads,
+        triton.cdiv(layout.features, tiles.width),
+    )
+    launch(query_gradient_kernel, grid, **outputs, **given, **shape_arguments(layout, tiles, given["k"].dtype))
+    return outputs["grad_content"], outputs["grad_position"], outputs["clamped"]
+
+
+def key_gradients(given: dict[str, Any], layout: Layout) -> tuple[Tensor, Tensor]:
+    """Of k and v."""
+    tiles = tiles_of("key", given["k"], layout)
+    grad_k, grad_v = torch.empty_like(given["k"]), torch.empty_like(given["v"])
+    aligned = layout.memory % tiles.block
+    grid = (
+        triton.cdiv(layout.keys - aligned, tiles.block) + (aligned > 0),
+        layout.batch * layout.heads,
+        triton.cdiv(max(layout.features, layout.columns), tiles.width),
+    )
+    shape = shape_arguments(layout, tiles, grad_k.dtype)
+    launch(key_gradient_kernel, grid, grad_k=grad_k, grad_v=grad_v, **given, **shape)
+    return grad_k, grad_v
+
+
+def distance_gradients(given: dict[str, Any], clamped: Tensor, layout: Layout) -> Tensor:
+    """Of rel_k; rows that no distance uses get zero."""
+    rel_k, position_q = given["rel_k"], given["position_q"]
+    tiles = tiles_of("distance", given["k"], layout)
+    rows = layout.clamp  # those that stand for one distance
+    blocks = triton.cdiv(rows, tiles.block)
+    steps = layout.batch * triton.cdiv(layout.queries, tiles.block)
+    splits = max(1, min(steps, triton.cdiv(2 * processors(rel_k.device), max(1, blocks * layout.heads))))
     partial = rel_k.new_empty(splits, rows, layout.heads, layout.features, dtype=torch.float32)
     launch(
         distance_gradient_kernel,
-        (distance_blocks, layout.heads * splits, grid[2]),
+        (blocks, layout.heads * splits, triton.cdiv(layout.features, tiles.width)),
         grad_rel=partial,
         batches=layout.batch,
         rows=rows,
         splits=splits,
-        **shared,
+        **given,
+        **shape_arguments(layout, tiles, rel_k.dtype),
     )
-    grad_rel[:rows] = partial.sum(0)
-    if layout.clamp < layout.reach:
+    found = torch.zeros_like(rel_k)
+    found[:rows] = partial.sum(0)
+    if rows < layout.reach:
         # The row that all distances from clamp_len on share.
-        shared_row = torch.einsum("bhl,blhd->hd", clamped, position_q.float())
-        grad_rel[layout.clamp] = shared_row.to(grad_rel.dtype)
-    return grad_content, grad_position, grad_k, grad_v, grad_rel
+        found[rows] = torch.einsum("bhl,blhd->hd", clamped, position_q.float()).to(found.dtype)
+    return found

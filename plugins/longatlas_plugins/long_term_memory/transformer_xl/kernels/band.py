@@ -18,17 +18,20 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def skewed(x, BLOCK: tl.constexpr):
-    """x[r, (r - c) mod BLOCK]: from columns that count distances to columns that count keys, and back."""
+def skewed(x, distance, BLOCK: tl.constexpr):
+    """x[r, (r - c) mod BLOCK]: from columns that count distances to columns that count keys, and back.
+
+    distance  of row 0 and column 0, a multiple of BLOCK: with it the index is made in each tile, not kept in registers
+    """
     place = tl.arange(0, BLOCK)
-    return tl.gather(x, (place[:, None] - place[None, :]) & (BLOCK - 1), 1)
+    return tl.gather(x, ((place + distance)[:, None] - place[None, :]) & (BLOCK - 1), 1)
 
 
 @triton.jit
-def below(BLOCK: tl.constexpr):
-    """Where c <= r."""
+def joined(upper, lower, distance, BLOCK: tl.constexpr):
+    """`upper` where c <= r, else `lower`."""
     place = tl.arange(0, BLOCK)
-    return place[None, :] <= place[:, None]
+    return tl.where((place + distance)[None, :] <= (place + distance)[:, None], upper, lower)
 
 
 @triton.jit

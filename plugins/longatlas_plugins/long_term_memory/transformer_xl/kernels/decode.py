@@ -18,18 +18,27 @@ FEW_QUERIES = 16  # from there on tiles of queries pay
 LEAST = 128  # keys per program
 
 
-@triton.jit(do_not_specialize=[*RUNTIME, "splits", "length"])
+@triton.jit
+def load_steps(tensor, first, step, head, rows, inside, columns, SIZE: tl.constexpr):
+    """[rows, columns] of one head, from token `first` on, tokens `step` elements apart; zero outside."""
+    at = tensor + first * step + head * SIZE + rows[:, None] * step + columns[None, :]
+    return tl.load(at, mask=inside[:, None] & (columns[None, :] < SIZE), other=0.0)
+
+
+@triton.jit(do_not_specialize=[*RUNTIME, "splits", "length", "groups"])
 def decode_kernel(
-    content_q, position_q, k, v, rel_k, outs, maxima, sums, scale, splits, length,
+    content_q, position_q, k, v, rel_k, outs, maxima, sums, scale, splits, length, groups, key_step, value_step,
     queries, keys, heads, reach, clamp,
     FEATURES: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One query, head and stretch of `length` keys: their weighted sum, its base-2 maximum and the sum of weights.
 
+    k, v [B, K, Hkv, D|E] with key_step and value_step elements from token to token
     outs [B, L, H, splits, E], maxima, sums [B, L, H, splits], fp32
     """
     query = (tl.program_id(0) // heads).to(tl.int64)  # of all sequences
     head = (tl.program_id(0) % heads).to(tl.int64)
+    kv_head = head // groups
     split = tl.program_id(1)
     batch = query // queries
     place = keys - queries + query % queries  # of the query among the keys
@@ -48,14 +57,14 @@ def decode_kernel(
         inside = column < end - key
         distance = tl.minimum(tl.maximum(place - key - column, 0), last).to(tl.int64)
         at_key = batch * keys + key
-        block_k = load_tile(k, at_key, heads, head, column, inside, features, FEATURES, FEATURES < ROWS)
+        block_k = load_steps(k, at_key, key_step, kv_head, column, inside, features, FEATURES)
         block_r = load_tile(rel_k, 0, heads, head, distance, inside, features, FEATURES, FEATURES < ROWS)
         products = block_k.to(tl.float32) * content[None, :] + block_r.to(tl.float32) * position[None, :]
         scores = tl.where(inside, tl.sum(products, 1) * (scale * LOG2E), -float("inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 0))
         weights = tl.exp2(scores - new_max)
         kept = tl.exp2(running_max - new_max)
-        block_v = load_tile(v, at_key, heads, head, column, inside, columns, COLUMNS, COLUMNS < WIDTH)
+        block_v = load_steps(v, at_key, value_step, kv_head, column, inside, columns, COLUMNS)
         total = total * kept + tl.sum(weights[:, None] * block_v.to(tl.float32), 0)
         running_sum = running_sum * kept + tl.sum(weights, 0)
         running_max = new_max
@@ -86,7 +95,7 @@ def combine_kernel(outs, maxima, sums, out, splits, COLUMNS: tl.constexpr, WIDTH
 def decode(
     content_q: Tensor, position_q: Tensor, k: Tensor, v: Tensor, rel_k: Tensor, scale: float, layout: Layout
 ) -> Tensor:
-    """o [B, L, H, E]."""
+    """o [B, L, H, E]; k and v may have fewer heads, and other tensors between their tokens."""
     rows = layout.batch * layout.queries * layout.heads
     visible = min(layout.keys, layout.reach)
     splits = max(1, min(triton.cdiv(visible, LEAST), triton.cdiv(4 * processors(k.device), max(1, rows))))
@@ -109,6 +118,9 @@ def decode(
         scale=scale,
         splits=splits,
         length=length,
+        groups=layout.heads // k.shape[2],
+        key_step=k.stride(1),
+        value_step=v.stride(1),
         queries=layout.queries,
         keys=layout.keys,
         heads=layout.heads,

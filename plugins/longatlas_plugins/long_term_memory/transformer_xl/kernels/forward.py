@@ -11,12 +11,12 @@ from torch import Tensor
 
 from longatlas.kernels import launch
 from longatlas.kernels.primitives import load_tile, matmul, rounded, row_products, tile_at, tile_mask
-from longatlas_plugins.long_term_memory.transformer_xl.kernels.band import LOG2E, below, distance_products, skewed
+from longatlas_plugins.long_term_memory.transformer_xl.kernels.band import LOG2E, distance_products, joined, skewed
 from longatlas_plugins.long_term_memory.transformer_xl.kernels.layout import (
     RUNTIME,
     Layout,
-    forward_tiles,
     shape_arguments,
+    tiles_of,
 )
 
 
@@ -29,7 +29,7 @@ def farthest_tile(first_query, memory, reach, BLOCK: tl.constexpr):
 @triton.jit
 def visible(row, column, distance, key, queries_inside, keys, reach):
     """Where query and key are real, and the key is neither later nor beyond the reach; distance of row 0, column 0."""
-    apart = distance + row[:, None] - column[None, :]
+    apart = (distance + row)[:, None] - column[None, :]
     real = (key + column >= 0) & (key + column < keys)
     return (apart >= 0) & (apart < reach) & real[None, :] & queries_inside[:, None]
 
@@ -80,7 +80,7 @@ def forward_kernel(
                     position_q, at_query, heads, head, row, inside, rel_k, tile * BLOCK + column, last,
                     FEATURES, PART, PRECISION,
                 )  # fmt: skip
-            scores += skewed(tl.where(below(BLOCK), upper, lower), BLOCK)
+            scores += skewed(joined(upper, lower, tile * BLOCK, BLOCK), tile * BLOCK, BLOCK)
             upper = lower
         else:
             scores += upper
@@ -109,7 +109,7 @@ def forward(
     content_q: Tensor, position_q: Tensor, k: Tensor, v: Tensor, rel_k: Tensor, scale: float, layout: Layout
 ) -> tuple[Tensor, Tensor]:
     """o [B, L, H, E], and the base-2 logarithm of each query's sum of weights [B, H, L], fp32."""
-    tiles = forward_tiles(k, layout)
+    tiles = tiles_of("forward", k, layout)
     out = v.new_empty(layout.batch, layout.queries, layout.heads, layout.columns)
     log_sums = v.new_empty(layout.batch, layout.heads, layout.queries, dtype=torch.float32)
     blocks = triton.cdiv(layout.queries, tiles.block)

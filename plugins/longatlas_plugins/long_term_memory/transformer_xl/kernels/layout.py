@@ -53,41 +53,37 @@ class Tiles:
     stages: int
 
 
-# (block, width, part, warps, stages) by dtype and capability, the usual choice first.
-_FORWARD = {
-    (torch.bfloat16, 90): ((64, 128, 128, 4, 2), (64, 64, 64, 4, 2)),
-    (torch.bfloat16, 80): ((32, 64, 64, 4, 2),),
-    (torch.float16, 90): ((64, 64, 64, 4, 2),),
-    (torch.float16, 80): ((32, 64, 64, 4, 2),),
-    (torch.float32, 90): ((16, 32, 32, 4, 1),),
-    (torch.float32, 80): ((16, 32, 32, 4, 1),),
+# (block, width, part, warps, stages) by kernel; each fits, and spills nothing, on the capability it is listed for.
+_HOPPER = {
+    torch.bfloat16: {
+        "forward": (64, 128, 64, 8, 1),
+        "query": (64, 64, 32, 8, 1),
+        "key": (64, 128, 64, 8, 1),
+        "distance": (64, 128, 64, 8, 1),
+    },
+    torch.float16: dict.fromkeys(("forward", "query", "key", "distance"), (64, 64, 32, 8, 1)),
+    torch.float32: dict.fromkeys(("forward", "query", "key", "distance"), (16, 16, 16, 4, 1)),
 }
-_BACKWARD = {
-    (torch.bfloat16, 90): (64, 64, 64, 4, 1),
-    (torch.bfloat16, 80): (32, 32, 64, 4, 2),
-    (torch.float16, 90): (32, 32, 32, 4, 2),
-    (torch.float16, 80): (32, 32, 32, 4, 2),
-    (torch.float32, 90): (16, 32, 32, 4, 1),
-    (torch.float32, 80): (16, 32, 32, 4, 1),
+_AMPERE = {
+    torch.bfloat16: {
+        "forward": (32, 64, 64, 4, 2),
+        **dict.fromkeys(("query", "key", "distance"), (32, 32, 32, 4, 1)),
+    },
+    torch.float16: {
+        "forward": (32, 64, 64, 4, 2),
+        **dict.fromkeys(("query", "key", "distance"), (32, 32, 32, 4, 2)),
+    },
+    torch.float32: dict.fromkeys(("forward", "query", "key", "distance"), (16, 16, 16, 4, 1)),
 }
+ALL_REGISTERS = 255
 
 
-def candidates(dtype: torch.dtype, layout: Layout, capability: int) -> list[Tiles]:
-    """Tiles worth trying for the forward pass."""
-    return list(dict.fromkeys(_fitted(sizes, layout) for sizes in _FORWARD[dtype, 90 if capability >= 90 else 80]))
-
-
-def forward_tiles(q: Tensor, layout: Layout) -> Tiles:
-    return candidates(q.dtype, layout, capability(q.device))[0]
-
-
-def backward_tiles(q: Tensor, layout: Layout) -> Tiles:
-    return _fitted(_BACKWARD[q.dtype, 90 if capability(q.device) >= 90 else 80], layout)
-
-
-def _fitted(sizes: tuple[int, ...], layout: Layout) -> Tiles:
-    block, width, part, warps, stages = sizes
+def tiles_of(kernel: str, x: Tensor, layout: Layout) -> Tiles:
+    """Tiles of the kernel "forward", "query", "key" or "distance", for tensors like x."""
+    level = 90 if capability(x.device) >= 90 else 80
+    sizes = (_HOPPER if level == 90 else _AMPERE)[x.dtype][kernel]
     widest = max(padded(layout.features), padded(layout.columns))
+    block, width, part, warps, stages = sizes
     return Tiles(block, min(width, widest), min(part, widest), warps, stages)
 
 
@@ -111,4 +107,5 @@ def shape_arguments(layout: Layout, tiles: Tiles, dtype: torch.dtype) -> dict[st
         "PRECISION": PRECISION[dtype],
         "warps": tiles.warps,
         "stages": tiles.stages,
+        "registers": ALL_REGISTERS,
     }
