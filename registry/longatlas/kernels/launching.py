@@ -19,7 +19,7 @@ class Launch:
     grid       programs along each axis
     arguments  name -> tensor, number, constexpr or None, as the kernel was given them
     warps      per program; stages: how many iterations of a loop its loads run ahead
-    registers  per thread at most; None leaves them to the compiler, which may spill a few for one more program at a time
+    registers  per thread at most; None leaves them to the compiler, which may spill a few to fit one more program
     """
 
     kernel: Any

@@ -22,6 +22,7 @@ from longatlas_plugins.long_term_memory.infini_attention.reference import infini
 from longatlas_plugins.long_term_memory.infini_attention.state import InfiniState, empty_state
 from longatlas_plugins.long_term_memory.infini_attention.torch import infini_attention_torch
 
+LARGEST_FP32_DELTA = 128  # D of the kernels' delta rule, which needs all of it at once
 IMPLS = {"torch": infini_attention_torch, "reference": infini_attention_reference}
 
 
@@ -70,10 +71,10 @@ def infini_attention(
     _check_state(state, k, v, segment_len)
     check_same_device(q=q, k=k, v=v, gate=gate, **_state_tensors(state))
     if impl == "auto":
-        impl = chosen_impl(q, k, v)
+        impl = chosen_impl(q, k, v, update)
     # Under autocast the memory would be summed and kept in 16 bits.
     with torch.autocast(q.device.type, enabled=False):
-        o, state = _operation(impl, q, k, v, state)(
+        o, state = _operation(impl, q, k, v, state, update)(
             q,
             k,
             v,
@@ -87,14 +88,18 @@ def infini_attention(
     return o, state if output_final_state else None
 
 
-def chosen_impl(q: Tensor, k: Tensor, v: Tensor) -> str:
+def chosen_impl(q: Tensor, k: Tensor, v: Tensor, update: str = "linear") -> str:
     """What impl="auto" stands for with these arguments: "triton" or "torch"."""
     takes = q.is_cuda and not obstacle(q=q, k=k, v=v) and all(x.is_contiguous() for x in (q, k, v))
-    return "triton" if takes else "torch"
+    return "triton" if takes and not _is_large_delta(q, update) else "torch"
+
+
+def _is_large_delta(q: Tensor, update: str) -> bool:
+    return update == "delta" and q.dtype == torch.float32 and q.shape[3] > LARGEST_FP32_DELTA
 
 
 def _operation(
-    impl: str, q: Tensor, k: Tensor, v: Tensor, state: InfiniState
+    impl: str, q: Tensor, k: Tensor, v: Tensor, state: InfiniState, update: str
 ) -> Callable[..., tuple[Tensor, InfiniState]]:
     if impl != "triton":
         return IMPLS[impl]
@@ -102,6 +107,11 @@ def _operation(
     check_dtype(q=q)
     check_head_size(**{"D of q and k": q.shape[3], "E of v": v.shape[3]})
     check_contiguous(q=q, k=k, v=v, **_state_tensors(state))
+    if _is_large_delta(q, update):
+        raise LongAtlasError(
+            f"D of q and k is {q.shape[3]} in fp32; with update='delta' impl='triton' takes fp32 heads up to "
+            f"{LARGEST_FP32_DELTA}: use bf16 or fp16, or choose impl='torch'"
+        )
     from longatlas_plugins.long_term_memory.infini_attention.kernels import infini_attention_triton
 
     return infini_attention_triton

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from longatlas.kernels import launch, padded
 from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, row_products, tile_at, tile_mask
-from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import ALL_REGISTERS, Layout, memory_tiles
+from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, memory_tiles
 from longatlas_plugins.long_term_memory.infini_attention.kernels.local import (
     LOG2E,
     RUNTIME,
     memory_tile,
     read_memory,
 )
-from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import inverse_of
+from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import FLOOR, inverse_of
 
 
 class RowGradients(NamedTuple):
@@ -72,13 +72,13 @@ def read_backward_kernel(
                 FEATURES, COLUMNS, PART, DERIVED, PRECISION,
             )  # fmt: skip
             read_pull += tl.sum(do * read, 1)
-    inverse = inverse_of(normaliser) * share
+    inverse = tl.where(reads, inverse_of(normaliser) * share, 0.0)
     at_rows = (batch * heads + head) * queries + first - begun + row
     slope = share * (1 - share)
     tl.store(pulls + at_rows, pull, mask=inside)
     if reads:
         # A_mem = N / n, so that do·A_mem = (do·N) / n.
-        grad_norm = -inverse * inverse_of(normaliser) * read_pull
+        grad_norm = tl.where(normaliser > FLOOR, -inverse * inverse_of(normaliser) * read_pull, 0.0)
         grad_gate = (read_pull * inverse_of(normaliser) - pull) * slope
         for begin in range(0, FEATURES, PART):
             features = begin + tl.arange(0, PART)
@@ -271,7 +271,7 @@ def read_backward(
         GATED=gated,
         warps=tiles.warps,
         stages=tiles.stages,
-        registers=ALL_REGISTERS,
+        registers=tiles.registers,
         **_shape(layout, grad.dtype),
         first_block=first_block,
         each=each,
@@ -298,7 +298,7 @@ def local_backward(
     shared: dict[str, Any] = dict(
         q=q, k=k, v=v, grad=grad, gate=gate, log_sums=log_sums, pulls=pulls, scale=layout.features**-0.5,
         QUERIES=tiles.queries, KEYS=tiles.keys, PART=tiles.part, GATED=gated, warps=tiles.warps, stages=tiles.stages,
-        registers=ALL_REGISTERS, **_shape(layout, q.dtype),
+        registers=tiles.registers, **_shape(layout, q.dtype),
     )  # fmt: skip
     width = min(tiles.columns, padded(layout.features))
     first_block, blocks, each = layout.blocks(tiles.queries, layout.begun)

@@ -64,7 +64,13 @@ def layout_of(q: Tensor, k: Tensor, v: Tensor, segment_len: int, position: int) 
 
 @dataclass(frozen=True)
 class Tiles:
-    """queries, keys: tokens of a block; columns: of an output per program; part: of a head that is summed at a time."""
+    """What one program has in hand.
+
+    queries, keys  tokens of a block
+    columns        of an output
+    part           of a head that is summed at a time
+    registers      per thread at most, where the compiler left alone would spill a few for one more program
+    """
 
     queries: int
     keys: int
@@ -72,9 +78,10 @@ class Tiles:
     part: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
-# (queries, keys, columns, part, warps, stages) by dtype and capability; each fits, and spills nothing, where it is listed.
+# (queries, keys, columns, part, warps, stages) by dtype and capability; each fits and spills nothing on it.
 _LOCAL = {
     (torch.bfloat16, 90): (128, 64, 128, 128, 8, 2),
     (torch.bfloat16, 80): (64, 32, 64, 64, 4, 2),
@@ -83,38 +90,38 @@ _LOCAL = {
     (torch.float32, 90): (16, 16, 16, 16, 4, 1),
     (torch.float32, 80): (16, 16, 16, 16, 4, 1),
 }
-_LARGE_HEADS = {
-    (torch.bfloat16, 90): (64, 64, 128, 64, 8, 2),
-    (torch.bfloat16, 80): (32, 32, 64, 64, 4, 2),
-}
 # What is made of sums over segments, and all gradients.
 _MEMORY = {
     (torch.bfloat16, 90): (64, 64, 128, 64, 8, 1),
-    (torch.bfloat16, 80): (32, 32, 64, 64, 4, 1),
+    (torch.bfloat16, 80): (32, 32, 64, 64, 4, 1, 255),
     (torch.float16, 90): (32, 32, 32, 32, 4, 1),
     (torch.float16, 80): (32, 32, 32, 32, 4, 1),
-    (torch.float32, 90): (16, 16, 16, 16, 4, 1),
-    (torch.float32, 80): (16, 16, 16, 16, 4, 1),
+    (torch.float32, 90): (16, 16, 16, 16, 4, 1, 255),
+    (torch.float32, 80): (16, 16, 16, 16, 4, 1, 255),
 }
+# The same for heads beyond 128, where that differs.
+_LARGE_LOCAL = {
+    (torch.bfloat16, 90): (64, 64, 128, 64, 8, 2),
+    (torch.bfloat16, 80): (32, 32, 64, 64, 4, 2),
+}
+_LARGE_MEMORY = {(torch.bfloat16, 80): (32, 32, 32, 32, 4, 2)}
 _DELTA = {
     torch.bfloat16: (32, 32, 16, 256, 8, 1),
     torch.float16: (16, 16, 16, 256, 8, 1),
     torch.float32: (16, 16, 16, 256, 8, 1),
 }
-ALL_REGISTERS = 255
 FEW_QUERIES = 16  # the smallest block that tensor cores have
 
 
 def local_tiles(dtype: torch.dtype, layout: Layout, device: torch.device) -> Tiles:
     """Of local attention."""
-    key = (dtype, 90 if capability(device) >= 90 else 80)
-    is_large = max(layout.features, layout.columns) > 128
-    tiles = _fitted(_LARGE_HEADS.get(key, _LOCAL[key]) if is_large else _LOCAL[key], layout)
+    tiles = _chosen(_LOCAL, _LARGE_LOCAL, dtype, layout, device)
     return replace(tiles, queries=16) if layout.queries <= FEW_QUERIES else tiles
 
 
 def memory_tiles(dtype: torch.dtype, layout: Layout, device: torch.device) -> Tiles:
-    return _fitted(_MEMORY[dtype, 90 if capability(device) >= 90 else 80], layout)
+    """Of all else but the delta rule."""
+    return _chosen(_MEMORY, _LARGE_MEMORY, dtype, layout, device)
 
 
 def delta_tiles(dtype: torch.dtype, layout: Layout) -> Tiles:
@@ -122,7 +129,16 @@ def delta_tiles(dtype: torch.dtype, layout: Layout) -> Tiles:
     return _fitted(_DELTA[dtype], layout)
 
 
+Table = dict[tuple[torch.dtype, int], tuple[int, ...]]
+
+
+def _chosen(usual: Table, large: Table, dtype: torch.dtype, layout: Layout, device: torch.device) -> Tiles:
+    key = (dtype, 90 if capability(device) >= 90 else 80)
+    is_large = max(layout.features, layout.columns) > 128
+    return _fitted(large.get(key, usual[key]) if is_large else usual[key], layout)
+
+
 def _fitted(sizes: tuple[int, ...], layout: Layout) -> Tiles:
-    queries, keys, columns, part, warps, stages = sizes
+    queries, keys, columns, part, warps, stages, *registers = sizes
     widest = max(padded(layout.features), padded(layout.columns))
-    return Tiles(queries, keys, min(columns, widest), min(part, widest), warps, stages)
+    return Tiles(queries, keys, min(columns, widest), min(part, widest), warps, stages, *registers)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from longatlas.kernels import launch, padded
 from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, row_products, tile_at, tile_mask
-from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import ALL_REGISTERS, Layout, local_tiles
+from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, local_tiles
 from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import inverse_of, sigma
 
 RUNTIME = ["queries", "keys", "segments", "segment_len", "first_segment", "heads", "groups", "first_block", "each"]
@@ -193,6 +193,6 @@ def local_attention(
         PRECISION=PRECISION[q.dtype],
         warps=tiles.warps,
         stages=tiles.stages,
-        registers=ALL_REGISTERS,
+        registers=tiles.registers,
     )
     return out, local, log_sums

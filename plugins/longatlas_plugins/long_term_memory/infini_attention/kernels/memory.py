@@ -10,7 +10,6 @@ from torch import Tensor
 from longatlas.kernels import launch, padded
 from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, tile_at, tile_mask
 from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import (
-    ALL_REGISTERS,
     Layout,
     delta_tiles,
     memory_tiles,
@@ -29,8 +28,8 @@ def sigma(x):
 
 @triton.jit
 def inverse_of(normaliser):
-    """1 / n; a memory whose normaliser is below the floor reads as zero."""
-    return tl.where(normaliser > FLOOR, 1.0 / tl.where(normaliser > FLOOR, normaliser, 1.0), 0.0)
+    """1 / n; below the floor 1, because what is divided is then as good as zero itself."""
+    return 1.0 / tl.where(normaliser > FLOOR, normaliser, 1.0)
 
 
 @triton.jit(do_not_specialize=["tokens", "segments", "segment_len", "begun", "heads", "kv_heads", "groups"])
@@ -146,7 +145,7 @@ def segment_sums(
         PRECISION=PRECISION[x.dtype],
         warps=tiles.warps,
         stages=tiles.stages,
-        registers=ALL_REGISTERS,
+        registers=tiles.registers,
     )
     return sums, norms
 
@@ -190,7 +189,7 @@ def running_sum(parts: Tensor, start: Tensor, count: int, *, reverse: bool = Fal
     return before, final
 
 
-@triton.jit(do_not_specialize=["tokens", "segments", "whole", "segment_len", "kv_heads"])
+@triton.jit(do_not_specialize=["tokens", "segments", "whole", "segment_len", "first_segment", "kv_heads"])
 def delta_kernel(
     k,
     v,
@@ -203,6 +202,7 @@ def delta_kernel(
     segments,
     whole,
     segment_len,
+    first_segment,
     kv_heads,
     FEATURES: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -245,7 +245,8 @@ def delta_kernel(
                 tile_at(k, batch * tokens + begin, kv_heads, kv_head, place, features, FEATURES), mask=mask, other=0.0
             )
             block = tl.where(mask, sigma(block.to(tl.float32)), 0.0)
-            inverse = inverse_of(tl.sum(block * norm[None, :], 1))
+            # The first segment of a sequence is written as it is.
+            inverse = tl.where(segment + first_segment > 0, inverse_of(tl.sum(block * norm[None, :], 1)), 0.0)
             block = rounded(block, DERIVED)
             change = -matmul(block, frozen, PRECISION=PRECISION) * inverse[:, None]
             if not REVERSE:
@@ -288,6 +289,7 @@ def delta_states(
         segments=layout.segments,
         whole=layout.whole,
         segment_len=layout.segment_len,
+        first_segment=layout.first,
         kv_heads=layout.kv_heads,
         FEATURES=layout.features,
         COLUMNS=layout.columns,
@@ -299,6 +301,6 @@ def delta_states(
         PRECISION=PRECISION[k.dtype],
         warps=tiles.warps,
         stages=tiles.stages,
-        registers=ALL_REGISTERS,
+        registers=tiles.registers,
     )
     return before, final

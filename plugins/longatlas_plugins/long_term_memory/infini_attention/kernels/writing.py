@@ -12,11 +12,11 @@ from torch import Tensor
 from longatlas.kernels import launch
 from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, tile_at, tile_mask
 from longatlas_plugins.long_term_memory.infini_attention.kernels.backward import store_through_sigma
-from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import ALL_REGISTERS, Layout, memory_tiles
+from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, memory_tiles
 from longatlas_plugins.long_term_memory.infini_attention.kernels.local import memory_tile, read_memory
-from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import inverse_of
+from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import FLOOR, inverse_of
 
-_RUNTIME = ["keys", "segments", "whole", "segment_len", "kv_heads", "each"]
+_RUNTIME = ["keys", "segments", "whole", "segment_len", "first_segment", "kv_heads", "each"]
 
 
 class Correction(NamedTuple):
@@ -36,7 +36,7 @@ class Correction(NamedTuple):
 @triton.jit(do_not_specialize=_RUNTIME)
 def correction_kernel(
     k, v, memory, norms, grads, values, pulls, inverses, grad_norms,
-    keys, segments, whole, segment_len, kv_heads, each,
+    keys, segments, whole, segment_len, first_segment, kv_heads, each,
     FEATURES: tl.constexpr, COLUMNS: tl.constexpr, KEYS: tl.constexpr, PART: tl.constexpr,
     DERIVED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -50,6 +50,7 @@ def correction_kernel(
     length = tl.minimum(start + segment_len, keys) - begin
     inside, written = column < length, column < tl.where(segment < whole, length, 0)
     at_key = batch * keys + begin
+    corrects = segment + first_segment > 0
     slope = tl.zeros([KEYS], tl.float32)
     normaliser = tl.zeros([KEYS], tl.float32)
     for other in range(0, COLUMNS, PART):
@@ -58,7 +59,7 @@ def correction_kernel(
             k, at_key, kv_heads, kv_head, column, written, memory, norms, state, columns,
             FEATURES, COLUMNS, PART, DERIVED, PRECISION,
         )  # fmt: skip
-        read *= inverse_of(normaliser)[:, None]
+        read *= tl.where(corrects, inverse_of(normaliser), 0.0)[:, None]
         pull, _ = read_memory(
             k, at_key, kv_heads, kv_head, column, written, grads, norms, state, columns,
             FEATURES, COLUMNS, PART, DERIVED, PRECISION,
@@ -71,15 +72,15 @@ def correction_kernel(
         tl.store(at_values, rounded(corrected, values.dtype.element_ty), mask=mask)
         tl.store(tile_at(pulls, at_key, kv_heads, kv_head, column, columns, COLUMNS), pull, mask=mask)
     at_rows = (batch * kv_heads + kv_head) * keys + begin + column
-    inverse = inverse_of(normaliser)
+    inverse = tl.where(corrects, inverse_of(normaliser), 0.0)
     tl.store(inverses + at_rows, inverse, mask=inside)
-    tl.store(grad_norms + at_rows, slope * inverse, mask=inside)
+    tl.store(grad_norms + at_rows, tl.where(normaliser > FLOOR, slope * inverse, 0.0), mask=inside)
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
 def write_backward_kernel(
     k, v, values, pulls, inverses, read_norms, memory, norms, grads, norm_grads, local_grad, grad_k, grad_v,
-    keys, segments, whole, segment_len, kv_heads, each,
+    keys, segments, whole, segment_len, first_segment, kv_heads, each,
     FEATURES: tl.constexpr, COLUMNS: tl.constexpr, KEYS: tl.constexpr, PART: tl.constexpr,
     DERIVED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -197,6 +198,7 @@ def _launch(kernel: object, layout: Layout, k: Tensor, **arguments: Tensor | Non
         segments=layout.segments,
         whole=layout.whole,
         segment_len=layout.segment_len,
+        first_segment=layout.first,
         kv_heads=layout.kv_heads,
         each=each,
         FEATURES=layout.features,
@@ -207,5 +209,5 @@ def _launch(kernel: object, layout: Layout, k: Tensor, **arguments: Tensor | Non
         PRECISION=PRECISION[k.dtype],
         warps=tiles.warps,
         stages=tiles.stages,
-        registers=ALL_REGISTERS,
+        registers=tiles.registers,
     )

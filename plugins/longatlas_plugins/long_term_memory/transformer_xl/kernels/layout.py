@@ -75,7 +75,11 @@ _AMPERE = {
     },
     torch.float32: dict.fromkeys(("forward", "query", "key", "distance"), (16, 16, 16, 4, 1)),
 }
-ALL_REGISTERS = 255
+# Where heads up to a size would spill in the tiles above.
+_SMALL = {
+    ("query", torch.bfloat16, 90): (32, (32, 16, 16, 4, 1)),
+    ("key", torch.float32, 80): (64, (16, 32, 32, 2, 1)),
+}
 
 
 def tiles_of(kernel: str, x: Tensor, layout: Layout) -> Tiles:
@@ -83,7 +87,8 @@ def tiles_of(kernel: str, x: Tensor, layout: Layout) -> Tiles:
     level = 90 if capability(x.device) >= 90 else 80
     sizes = (_HOPPER if level == 90 else _AMPERE)[x.dtype][kernel]
     widest = max(padded(layout.features), padded(layout.columns))
-    block, width, part, warps, stages = sizes
+    largest, small = _SMALL.get((kernel, x.dtype, level), (0, sizes))
+    block, width, part, warps, stages = small if widest <= largest else sizes
     return Tiles(block, min(width, widest), min(part, widest), warps, stages)
 
 
@@ -107,5 +112,4 @@ def shape_arguments(layout: Layout, tiles: Tiles, dtype: torch.dtype) -> dict[st
         "PRECISION": PRECISION[dtype],
         "warps": tiles.warps,
         "stages": tiles.stages,
-        "registers": ALL_REGISTERS,
     }
