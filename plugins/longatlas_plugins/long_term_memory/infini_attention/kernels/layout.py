@@ -37,6 +37,11 @@ class Layout:
         return self.keys - self.queries
 
     @property
+    def widest(self) -> int:
+        """The larger of D and E, padded."""
+        return max(padded(self.features), padded(self.columns))
+
+    @property
     def segments(self) -> int:
         """Touched, the unfinished last one included."""
         return -(-self.keys // self.segment_len)
@@ -81,30 +86,25 @@ class Tiles:
     registers: int | None = None
 
 
-# (queries, keys, columns, part, warps, stages) by dtype and capability; each fits and spills nothing on it.
-_LOCAL = {
-    (torch.bfloat16, 90): (128, 64, 128, 128, 8, 2),
-    (torch.bfloat16, 80): (64, 32, 64, 64, 4, 2),
-    (torch.float16, 90): (64, 32, 64, 64, 4, 2),
-    (torch.float16, 80): (32, 32, 32, 64, 4, 2),
-    (torch.float32, 90): (16, 16, 16, 16, 4, 1),
-    (torch.float32, 80): (16, 16, 16, 16, 4, 1),
+# Largest head: (queries, keys, columns, part, warps, stages[, registers]); each fits and spills nothing where it is used.
+Table = dict[tuple[torch.dtype, int], dict[int, tuple[int, ...]]]
+_LOCAL: Table = {
+    (torch.bfloat16, 90): {128: (128, 64, 128, 128, 8, 2), 256: (64, 64, 128, 64, 8, 2)},
+    (torch.bfloat16, 80): {128: (64, 32, 64, 64, 4, 2), 256: (32, 32, 64, 64, 4, 2)},
+    (torch.float16, 90): {256: (64, 32, 64, 64, 4, 2)},
+    (torch.float16, 80): {256: (32, 32, 32, 64, 4, 2)},
+    (torch.float32, 90): {256: (16, 16, 16, 16, 4, 1)},
+    (torch.float32, 80): {256: (16, 16, 16, 16, 4, 1)},
 }
 # What is made of sums over segments, and all gradients.
-_MEMORY = {
-    (torch.bfloat16, 90): (64, 64, 128, 64, 8, 1),
-    (torch.bfloat16, 80): (32, 32, 64, 64, 4, 1, 255),
-    (torch.float16, 90): (32, 32, 32, 32, 4, 1),
-    (torch.float16, 80): (32, 32, 32, 32, 4, 1),
-    (torch.float32, 90): (16, 16, 16, 16, 4, 1, 255),
-    (torch.float32, 80): (16, 16, 16, 16, 4, 1, 255),
+_MEMORY: Table = {
+    (torch.bfloat16, 90): {256: (64, 64, 128, 64, 8, 1)},
+    (torch.bfloat16, 80): {128: (32, 32, 64, 64, 4, 1, 255), 256: (32, 32, 32, 32, 4, 2)},
+    (torch.float16, 90): {64: (32, 32, 32, 32, 4, 1, 255), 256: (32, 32, 32, 32, 4, 1)},
+    (torch.float16, 80): {256: (32, 32, 32, 32, 4, 1)},
+    (torch.float32, 90): {256: (16, 16, 16, 16, 4, 1, 255)},
+    (torch.float32, 80): {256: (16, 16, 16, 16, 4, 1, 255)},
 }
-# The same for heads beyond 128, where that differs.
-_LARGE_LOCAL = {
-    (torch.bfloat16, 90): (64, 64, 128, 64, 8, 2),
-    (torch.bfloat16, 80): (32, 32, 64, 64, 4, 2),
-}
-_LARGE_MEMORY = {(torch.bfloat16, 80): (32, 32, 32, 32, 4, 2)}
 _DELTA = {
     torch.bfloat16: (32, 32, 16, 256, 8, 1),
     torch.float16: (16, 16, 16, 256, 8, 1),
@@ -115,13 +115,13 @@ FEW_QUERIES = 16  # the smallest block that tensor cores have
 
 def local_tiles(dtype: torch.dtype, layout: Layout, device: torch.device) -> Tiles:
     """Of local attention."""
-    tiles = _chosen(_LOCAL, _LARGE_LOCAL, dtype, layout, device)
+    tiles = _chosen(_LOCAL, dtype, layout, device)
     return replace(tiles, queries=16) if layout.queries <= FEW_QUERIES else tiles
 
 
 def memory_tiles(dtype: torch.dtype, layout: Layout, device: torch.device) -> Tiles:
     """Of all else but the delta rule."""
-    return _chosen(_MEMORY, _LARGE_MEMORY, dtype, layout, device)
+    return _chosen(_MEMORY, dtype, layout, device)
 
 
 def delta_tiles(dtype: torch.dtype, layout: Layout) -> Tiles:
@@ -129,16 +129,11 @@ def delta_tiles(dtype: torch.dtype, layout: Layout) -> Tiles:
     return _fitted(_DELTA[dtype], layout)
 
 
-Table = dict[tuple[torch.dtype, int], tuple[int, ...]]
-
-
-def _chosen(usual: Table, large: Table, dtype: torch.dtype, layout: Layout, device: torch.device) -> Tiles:
-    key = (dtype, 90 if capability(device) >= 90 else 80)
-    is_large = max(layout.features, layout.columns) > 128
-    return _fitted(large.get(key, usual[key]) if is_large else usual[key], layout)
+def _chosen(table: Table, dtype: torch.dtype, layout: Layout, device: torch.device) -> Tiles:
+    sizes = table[dtype, 90 if capability(device) >= 90 else 80]
+    return _fitted(next(sizes[largest] for largest in sorted(sizes) if layout.widest <= largest), layout)
 
 
 def _fitted(sizes: tuple[int, ...], layout: Layout) -> Tiles:
     queries, keys, columns, part, warps, stages, *registers = sizes
-    widest = max(padded(layout.features), padded(layout.columns))
-    return Tiles(queries, keys, min(columns, widest), min(part, widest), warps, stages, *registers)
+    return Tiles(queries, keys, min(columns, layout.widest), min(part, layout.widest), warps, stages, *registers)

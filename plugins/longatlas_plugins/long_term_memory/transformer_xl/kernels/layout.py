@@ -67,7 +67,8 @@ _HOPPER = {
 _AMPERE = {
     torch.bfloat16: {
         "forward": (32, 64, 64, 4, 2),
-        **dict.fromkeys(("query", "key", "distance"), (32, 32, 32, 4, 1)),
+        **dict.fromkeys(("query", "key"), (32, 32, 32, 4, 1)),
+        "distance": (32, 32, 32, 4, 2),
     },
     torch.float16: {
         "forward": (32, 64, 64, 4, 2),
