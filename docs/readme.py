@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from longatlas.catalog import load_catalog
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 EXAMPLE = ROOT / "tests" / "example_plugin" / "dilated_window" / "__init__.py"
+GPU = sorted((ROOT / "docs" / "results").glob("*/kernels.json"))
 RATIOS = ROOT / "docs" / "results" / "cpu-2-cores" / "targets.json"
 
 
@@ -49,9 +52,39 @@ def ratios() -> str:
     return "\n".join(lines)
 
 
+def gpu() -> str:
+    """A table per stored run of `make gpu`: the kernels beside their floor and their peers."""
+    if not GPU:
+        return "No run is stored yet: no GPU has been at hand."
+    return "\n\n".join(gpu_table(json.loads(path.read_text())) for path in GPU)
+
+
+def gpu_table(stored: dict[str, Any]) -> str:
+    ours, others = {}, defaultdict(list)
+    for row in stored["rows"]:
+        if row["status"] == "ok":
+            key = (row["case"], row["phase"])
+            if row["name"] == "triton":
+                ours[key] = row
+            else:
+                others[key].append(row)
+    lines = [
+        f"{stored['device']}, {stored['dtype']}, {stored['date']}, "
+        + ", ".join(f"{name} {version}" for name, version in stored["versions"].items())
+        + ":",
+        "",
+        "| case | phase | ms | of the floor | how many times longer others take |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for (case, phase), row in ours.items():
+        rest = ", ".join(f"{other['name']} {other['times_triton']:.2f}" for other in others[case, phase])
+        lines.append(f"| {case} | {phase} | {1000 * row['median_s']:.3f} | {row['floor_share']:.0%} | {rest} |")
+    return "\n".join(lines)
+
+
 def filled(text: str) -> str:
     """README text with every generated part made anew."""
-    for part in (methods, plugin, ratios):
+    for part in (methods, plugin, ratios, gpu):
         name = part.__name__
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
         if not pattern.search(text):

@@ -86,7 +86,7 @@ class Tiles:
     registers: int | None = None
 
 
-# Largest head: (queries, keys, columns, part, warps, stages[, registers]); each fits and spills nothing where it is used.
+# By largest head: (queries, keys, columns, part, warps, stages[, registers]); each fits and spills nothing where used.
 Table = dict[tuple[torch.dtype, int], dict[int, tuple[int, ...]]]
 _LOCAL: Table = {
     (torch.bfloat16, 90): {128: (128, 64, 128, 128, 8, 2), 256: (64, 64, 128, 64, 8, 2)},
