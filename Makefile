@@ -31,7 +31,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 OUT ?= build/kernels
 gpu:
 	PYTHONPATH=registry:plugins $(GPU_PYTHON) -m pytest tests/kernels -q -p no:cacheprovider --ignore tests/kernels/test_mutations.py -k "not compiled and not measuring"
-	PYTHONPATH=registry:plugins $(GPU_PYTHON) docs/measure_kernels.py --out $(OUT)
+	PYTHONPATH=registry:plugins $(GPU_PYTHON) docs/measure_kernels.py --seconds 170 --out $(OUT)
 
 baseline: $(VENV)/.installed
 	$(BIN)/longatlas run docs/baseline.yaml --store build/baseline.sqlite

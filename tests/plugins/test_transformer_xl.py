@@ -179,7 +179,7 @@ def test_nothing_of_size_queries_times_keys():
         ({"position_bias": torch.zeros(4, 2)}, "position_bias"),
         ({"window": 0}, "window is 0"),
         ({"clamp_len": -1}, "clamp_len is -1"),
-        ({"impl": "triton"}, "impl is 'triton'; it must be one of auto, torch, reference"),
+        ({"impl": "tritton"}, "impl is 'tritton'; it must be one of auto, triton, torch, reference"),
     ],
 )
 def test_bad_input_is_named(change, named):
