@@ -77,9 +77,9 @@ def read_backward_kernel(
     slope = share * (1 - share)
     tl.store(pulls + at_rows, pull, mask=inside)
     if reads:
-        # A_mem = N / n, so that do·A_mem = (do·N) / n.
-        grad_norm = tl.where(normaliser > FLOOR, -inverse * inverse_of(normaliser) * read_pull, 0.0)
-        grad_gate = (read_pull * inverse_of(normaliser) - pull) * slope
+        read_pull *= inverse_of(normaliser)  # do·A_mem; divided first, because 1 / n^2 may overflow
+        grad_norm = tl.where(normaliser > FLOOR, -inverse * read_pull, 0.0)
+        grad_gate = (read_pull - pull) * slope
         for begin in range(0, FEATURES, PART):
             features = begin + tl.arange(0, PART)
             slopes = tl.zeros([QUERIES, PART], tl.float32)
