@@ -214,6 +214,7 @@ def test_bad_input_is_named():
     _, state = infini_attention(q, k, v, gate, segment_len=N, output_final_state=True)
     for bad, word in [
         ({"impl": "cuda"}, "impl is 'cuda'.*auto, triton, torch, reference"),
+        ({"impl": "triton"}, "q is on cpu; impl='triton' runs on an NVIDIA GPU"),
         ({"update": "gated"}, "update is 'gated'.*linear, delta"),
         ({"first_segment": "none"}, "first_segment.*local, gated"),
         ({"segment_len": 0}, "segment_len is 0"),

@@ -182,6 +182,8 @@ def test_empty_input():
         ({"initial_state": torch.zeros(2, 3, 32, 16)}, "initial_state has shape"),
         ({"initial_state": torch.zeros(2, 3, 16, 32, dtype=torch.bfloat16)}, "initial_state has dtype"),
         ({"cu_seqlens": torch.tensor([0, 8])}, r"q has shape .* \[1, T, H, D\]"),
+        ({"impl": "triton"}, "q is on cpu; impl='triton' runs on an NVIDIA GPU: move the tensors there"),
+        ({"q": [[0.0]]}, "q is a list; it must be a torch.Tensor"),
         ({"impl": "trition"}, "impl is 'trition'; it must be one of auto, triton, torch, reference"),
     ],
 )

@@ -179,6 +179,8 @@ def test_nothing_of_size_queries_times_keys():
         ({"position_bias": torch.zeros(4, 2)}, "position_bias"),
         ({"window": 0}, "window is 0"),
         ({"clamp_len": -1}, "clamp_len is -1"),
+        ({"impl": "triton"}, "q is on cpu; impl='triton' runs on an NVIDIA GPU"),
+        ({"k": [[0.0]]}, "k is a list; it must be a torch.Tensor"),
         ({"impl": "tritton"}, "impl is 'tritton'; it must be one of auto, triton, torch, reference"),
     ],
 )
