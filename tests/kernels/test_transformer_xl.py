@@ -130,6 +130,19 @@ def test_decode_splits_the_memory(device: str, queries: int, options: dict[str, 
     assert rms_ratio(found, expected) < 1e-5
 
 
+def test_decode_reads_a_part_of_a_cache_where_it_lies(device: str) -> None:
+    """Two sequences, keys and values side by side, and older tokens before those that are seen."""
+    from longatlas_plugins.long_term_memory.transformer_xl.kernels import relative_decode
+
+    given = draw(device, 1, 40, batch=2)
+    older = torch.full((2, 7, 64), float("nan"), device=device)
+    cache = torch.cat([older, torch.cat([given.k.flatten(2), given.v.flatten(2)], 2)], 1)[:, 7:]
+    k, v = (x.unflatten(2, (2, 16)) for x in cache.chunk(2, 2))
+    queries = [given.q + bias for bias in (given.content_bias, given.position_bias)]
+    found = relative_decode(*queries, k, v, given.rel_k, 0.25, None, None)
+    assert rms_ratio(found, relative_attention(*double(given), impl="reference")) < 1e-5
+
+
 @pytest.mark.parametrize("cut", [1, 16, 33])
 def test_segments_with_all_of_the_past_equal_the_whole(device: str, cut: int) -> None:
     q, k, v, *rest = draw(device, 50)

@@ -27,13 +27,15 @@ def load_steps(tensor, first, step, head, rows, inside, columns, SIZE: tl.conste
 
 @triton.jit(do_not_specialize=[*RUNTIME, "splits", "length", "groups"])
 def decode_kernel(
-    content_q, position_q, k, v, rel_k, outs, maxima, sums, scale, splits, length, groups, key_step, value_step,
+    content_q, position_q, k, v, rel_k, outs, maxima, sums, scale, splits, length, groups,
+    key_batch, key_step, value_batch, value_step,
     queries, keys, heads, reach, clamp,
     FEATURES: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One query, head and stretch of `length` keys: their weighted sum, its base-2 maximum and the sum of weights.
 
-    k, v [B, K, Hkv, D|E] with key_step and value_step elements from token to token
+    k, v [B, K, Hkv, D|E] with key_step and value_step elements from token to token, key_batch and value_batch from
+    sequence to sequence
     outs [B, L, H, splits, E], maxima, sums [B, L, H, splits], fp32
     """
     query = (tl.program_id(0) // heads).to(tl.int64)  # of all sequences
@@ -53,18 +55,18 @@ def decode_kernel(
     running_max = -float("inf")
     running_sum = 0.0
     total = tl.zeros([WIDTH], tl.float32)
-    for key in range(begin, end, BLOCK):
+    for index in range(tl.cdiv(end - begin, BLOCK)):
+        key = begin + index * BLOCK
         inside = column < end - key
         distance = tl.minimum(tl.maximum(place - key - column, 0), last).to(tl.int64)
-        at_key = batch * keys + key
-        block_k = load_steps(k, at_key, key_step, kv_head, column, inside, features, FEATURES)
+        block_k = load_steps(k + batch * key_batch, key, key_step, kv_head, column, inside, features, FEATURES)
         block_r = load_tile(rel_k, 0, heads, head, distance, inside, features, FEATURES, FEATURES < ROWS)
         products = block_k.to(tl.float32) * content[None, :] + block_r.to(tl.float32) * position[None, :]
         scores = tl.where(inside, tl.sum(products, 1) * (scale * LOG2E), -float("inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 0))
         weights = tl.exp2(scores - new_max)
         kept = tl.exp2(running_max - new_max)
-        block_v = load_steps(v, at_key, value_step, kv_head, column, inside, columns, COLUMNS)
+        block_v = load_steps(v + batch * value_batch, key, value_step, kv_head, column, inside, columns, COLUMNS)
         total = total * kept + tl.sum(weights[:, None] * block_v.to(tl.float32), 0)
         running_sum = running_sum * kept + tl.sum(weights, 0)
         running_max = new_max
@@ -119,7 +121,9 @@ def decode(
         splits=splits,
         length=length,
         groups=layout.heads // k.shape[2],
+        key_batch=k.stride(0),
         key_step=k.stride(1),
+        value_batch=v.stride(0),
         value_step=v.stride(1),
         queries=layout.queries,
         keys=layout.keys,
