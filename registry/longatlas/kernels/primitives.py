@@ -16,6 +16,7 @@ from triton.runtime.interpreter import InterpretedFunction
 
 # What a sum is rounded to before it is multiplied again, and how such products are made. fp16 would overflow at 65504.
 DERIVED = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float32, torch.float32: tl.float32}
+LOG2E = tl.constexpr(1.4426950408889634)
 PRECISION = {torch.bfloat16: "tf32", torch.float16: "tf32", torch.float32: "tf32x3"}
 
 
@@ -53,12 +54,18 @@ def tile_mask(rows, columns, SIZE: tl.constexpr, PADDED: tl.constexpr):
 
 
 @triton.jit
-def load_tile(
-    tensor, first, heads, head, rows, inside, columns, SIZE: tl.constexpr, PADDED: tl.constexpr
-):  # fmt: skip
+def load_tile(tensor, first, heads, head, rows, inside, columns, SIZE: tl.constexpr, PADDED: tl.constexpr):
     """A tile of one head of a [tokens, H, SIZE] tensor: rows from token `first` on, zero where not `inside`."""
     mask = tile_mask(inside, columns, SIZE, PADDED)
     return tl.load(tile_at(tensor, first, heads, head, rows, columns, SIZE), mask=mask, other=0.0)
+
+
+@triton.jit
+def store_tile(tensor, x, first, heads, head, rows, inside, columns, SIZE: tl.constexpr, PADDED: tl.constexpr):
+    """Where load_tile loads from: fp32 x, rounded to the tensor's dtype."""
+    mask = tile_mask(inside, columns, SIZE, PADDED)
+    at = tile_at(tensor, first, heads, head, rows, columns, SIZE)
+    tl.store(at, rounded(x, tensor.dtype.element_ty), mask=mask)
 
 
 @triton.jit

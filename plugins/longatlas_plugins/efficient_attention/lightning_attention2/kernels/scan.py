@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch
-from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, tile_at, tile_mask
+from longatlas.kernels.primitives import DERIVED, PRECISION, load_tile, matmul, rounded, store_tile
 from longatlas_plugins.efficient_attention.lightning_attention2.kernels.pieces import Pieces
 from longatlas_plugins.efficient_attention.lightning_attention2.kernels.tiles import Tiles
 
@@ -86,18 +86,16 @@ def scan_kernel(
     for index in range(chunks):
         start = first + (chunks - 1 - index if REVERSE else index) * CHUNK
         length = tl.minimum(end - start, CHUNK).to(tl.int32)
-        mask_y = tile_mask(place < length, features, y_size, y_size % FEATURES != 0)
-        mask_z = tile_mask(place < length, columns, z_size, z_size % COLUMNS != 0)
-        block_y = tl.load(tile_at(y, start, heads, head, place, features, y_size), mask=mask_y, other=0.0)
-        block_z = tl.load(tile_at(z, start, heads, head, place, columns, z_size), mask=mask_z, other=0.0)
+        rows = place < length
+        block_y = load_tile(y, start, heads, head, place, rows, features, y_size, y_size % FEATURES != 0)
+        block_z = load_tile(z, start, heads, head, place, rows, columns, z_size, z_size % COLUMNS != 0)
         if out is not None:
-            block_x = tl.load(tile_at(x, start, heads, head, place, features, y_size), mask=mask_y, other=0.0)
+            block_x = load_tile(x, start, heads, head, place, rows, features, y_size, y_size % FEATURES != 0)
             read = power(rate, length - 1 - place) if REVERSE else power(rate, place + 1) * scale
             block_out = matmul(block_x.to(DERIVED), rounded(state, DERIVED), PRECISION=PRECISION) * read[:, None]
             scores = matmul(block_x, tl.trans(block_y), PRECISION=PRECISION) * within
             block_out = matmul(rounded(scores, DERIVED), block_z.to(DERIVED), block_out, PRECISION)
-            at_out = tile_at(out, start, heads, head, place, columns, z_size)
-            tl.store(at_out, rounded(block_out, out.dtype.element_ty), mask=mask_z)
+            store_tile(out, block_out, start, heads, head, place, rows, columns, z_size, z_size % COLUMNS != 0)
         write = power(rate, place + 1) * scale if REVERSE else power(rate, length - 1 - place)
         weighted = rounded(block_z.to(tl.float32) * write[:, None], DERIVED)
         state = matmul(tl.trans(block_y).to(DERIVED), weighted, state * power(rate, length), PRECISION)

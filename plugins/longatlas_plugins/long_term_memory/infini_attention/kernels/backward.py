@@ -10,11 +10,14 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch, padded
-from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, row_products, tile_at, tile_mask
-from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, memory_tiles
-from longatlas_plugins.long_term_memory.infini_attention.kernels.local import (
-    LOG2E,
+from longatlas.kernels.primitives import LOG2E, load_tile, matmul, rounded, row_products, store_tile
+from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import (
     RUNTIME,
+    Layout,
+    memory_tiles,
+    shape_arguments,
+)
+from longatlas_plugins.long_term_memory.infini_attention.kernels.local import (
     memory_tile,
     read_memory,
 )
@@ -62,9 +65,8 @@ def read_backward_kernel(
     normaliser = tl.zeros([QUERIES], tl.float32)
     for begin in range(0, COLUMNS, PART):
         columns = begin + tl.arange(0, PART)
-        mask = tile_mask(inside, columns, COLUMNS, COLUMNS % PART != 0)
-        do = tl.load(tile_at(grad, at_query, heads, head, row, columns, COLUMNS), mask=mask, other=0.0).to(tl.float32)
-        a = tl.load(tile_at(local, at_query, heads, head, row, columns, COLUMNS), mask=mask, other=0.0)
+        do = load_tile(grad, at_query, heads, head, row, inside, columns, COLUMNS, COLUMNS % PART != 0).to(tl.float32)
+        a = load_tile(local, at_query, heads, head, row, inside, columns, COLUMNS, COLUMNS % PART != 0)
         pull += tl.sum(do * a.to(tl.float32), 1)
         if reads:
             read, normaliser = read_memory(
@@ -85,9 +87,8 @@ def read_backward_kernel(
             slopes = tl.zeros([QUERIES, PART], tl.float32)
             for other in range(0, COLUMNS, PART):
                 columns = other + tl.arange(0, PART)
-                mask = tile_mask(inside, columns, COLUMNS, COLUMNS % PART != 0)
-                at = tile_at(grad, at_query, heads, head, row, columns, COLUMNS)
-                read_grad = tl.load(at, mask=mask, other=0.0).to(tl.float32) * inverse[:, None]
+                read_grad = load_tile(grad, at_query, heads, head, row, inside, columns, COLUMNS, COLUMNS % PART != 0)
+                read_grad = read_grad.to(tl.float32) * inverse[:, None]
                 tile = rounded(memory_tile(memory, state, features, columns, FEATURES, COLUMNS), DERIVED)
                 slopes = matmul(rounded(read_grad, DERIVED), tl.trans(tile), slopes, PRECISION)
             norm = tl.load(norms + state * FEATURES + features, mask=features < FEATURES, other=0.0)
@@ -110,10 +111,9 @@ def store_through_sigma(
     grad, x, slopes, first, heads, head, rows, inside, columns, SIZE: tl.constexpr, PART: tl.constexpr
 ):
     """The gradient of x from that of σ(x): σ'(x) is 1 for x > 0, else exp(x)."""
-    mask = tile_mask(inside, columns, SIZE, SIZE % PART != 0)
-    value = tl.load(tile_at(x, first, heads, head, rows, columns, SIZE), mask=mask, other=0.0).to(tl.float32)
+    value = load_tile(x, first, heads, head, rows, inside, columns, SIZE, SIZE % PART != 0).to(tl.float32)
     slopes *= tl.where(value > 0, 1.0, tl.exp(tl.minimum(value, 0.0)))
-    tl.store(tile_at(grad, first, heads, head, rows, columns, SIZE), rounded(slopes, grad.dtype.element_ty), mask=mask)
+    store_tile(grad, slopes, first, heads, head, rows, inside, columns, SIZE, SIZE % PART != 0)
 
 
 @triton.jit
@@ -170,12 +170,9 @@ def query_gradient_kernel(
             at_key, kv_heads, kv_head, column, in_keys, (first - begin).to(tl.int32),
             FEATURES, COLUMNS, PART, PRECISION,
         )  # fmt: skip
-        mask = tile_mask(in_keys, features, FEATURES, FEATURES % WIDTH != 0)
-        key = tl.load(tile_at(k, at_key, kv_heads, kv_head, column, features, FEATURES), mask=mask, other=0.0)
+        key = load_tile(k, at_key, kv_heads, kv_head, column, in_keys, features, FEATURES, FEATURES % WIDTH != 0)
         total = matmul(rounded(slopes, DERIVED), key.to(DERIVED), total, PRECISION)
-    mask = tile_mask(inside, features, FEATURES, FEATURES % WIDTH != 0)
-    at = tile_at(grad_q, at_query, heads, head, row, features, FEATURES)
-    tl.store(at, rounded(total, grad_q.dtype.element_ty), mask=mask)
+    store_tile(grad_q, total, at_query, heads, head, row, inside, features, FEATURES, FEATURES % WIDTH != 0)
 
 
 @triton.jit
@@ -221,17 +218,12 @@ def key_gradient_kernel(
                 at_key, kv_heads, kv_head, column, in_keys, (first - begin).to(tl.int32),
                 FEATURES, COLUMNS, PART, PRECISION,
             )  # fmt: skip
-            mask = tile_mask(inside, width, FEATURES, FEATURES % WIDTH != 0)
-            query = tl.load(tile_at(q, at_query, heads, head, row, width, FEATURES), mask=mask, other=0.0)
+            query = load_tile(q, at_query, heads, head, row, inside, width, FEATURES, FEATURES % WIDTH != 0)
             key_total = matmul(tl.trans(rounded(slopes, DERIVED)), query.to(DERIVED), key_total, PRECISION)
-            mask = tile_mask(inside, width, COLUMNS, COLUMNS % WIDTH != 0)
-            do = tl.load(tile_at(grad, at_query, heads, head, row, width, COLUMNS), mask=mask, other=0.0)
+            do = load_tile(grad, at_query, heads, head, row, inside, width, COLUMNS, COLUMNS % WIDTH != 0)
             value_total = matmul(tl.trans(rounded(weights * share, DERIVED)), do.to(DERIVED), value_total, PRECISION)
-    mask = tile_mask(in_keys, width, FEATURES, True)
-    at = tile_at(grad_k, at_key, kv_heads, kv_head, column, width, FEATURES)
-    tl.store(at, rounded(key_total, grad_k.dtype.element_ty), mask=mask)
-    mask = tile_mask(in_keys, width, COLUMNS, True)
-    tl.store(tile_at(grad_v, at_key, kv_heads, kv_head, column, width, COLUMNS), value_total, mask=mask)
+    store_tile(grad_k, key_total, at_key, kv_heads, kv_head, column, in_keys, width, FEATURES, True)
+    store_tile(grad_v, value_total, at_key, kv_heads, kv_head, column, in_keys, width, COLUMNS, True)
 
 
 def read_backward(
@@ -269,10 +261,7 @@ def read_backward(
         QUERIES=tiles.queries,
         PART=tiles.part,
         GATED=gated,
-        warps=tiles.warps,
-        stages=tiles.stages,
-        registers=tiles.registers,
-        **_shape(layout, grad.dtype),
+        **shape_arguments(layout, tiles, grad.dtype),
         first_block=first_block,
         each=each,
     )
@@ -297,8 +286,8 @@ def local_backward(
     tiles = memory_tiles(q.dtype, layout, q.device)
     shared: dict[str, Any] = dict(
         q=q, k=k, v=v, grad=grad, gate=gate, log_sums=log_sums, pulls=pulls, scale=layout.features**-0.5,
-        QUERIES=tiles.queries, KEYS=tiles.keys, PART=tiles.part, GATED=gated, warps=tiles.warps, stages=tiles.stages,
-        registers=tiles.registers, **_shape(layout, q.dtype),
+        QUERIES=tiles.queries, KEYS=tiles.keys, PART=tiles.part, GATED=gated,
+        **shape_arguments(layout, tiles, q.dtype),
     )  # fmt: skip
     width = min(tiles.columns, padded(layout.features))
     first_block, blocks, each = layout.blocks(tiles.queries, layout.begun)
@@ -318,19 +307,3 @@ def local_backward(
         **shared,
     )
     return grad_q, grad_k, grad_v
-
-
-def _shape(layout: Layout, dtype: torch.dtype) -> dict[str, Any]:
-    return {
-        "queries": layout.queries,
-        "keys": layout.keys,
-        "segments": layout.segments,
-        "segment_len": layout.segment_len,
-        "first_segment": layout.first,
-        "heads": layout.heads,
-        "groups": layout.heads // layout.kv_heads,
-        "FEATURES": layout.features,
-        "COLUMNS": layout.columns,
-        "DERIVED": DERIVED[dtype],
-        "PRECISION": PRECISION[dtype],
-    }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from longatlas.kernels import capability, padded
+from longatlas.kernels.primitives import DERIVED, PRECISION
 
 
 @dataclass(frozen=True)
@@ -137,3 +139,33 @@ def _chosen(table: Table, dtype: torch.dtype, layout: Layout, device: torch.devi
 def _fitted(sizes: tuple[int, ...], layout: Layout) -> Tiles:
     queries, keys, columns, part, warps, stages, *registers = sizes
     return Tiles(queries, keys, min(columns, layout.widest), min(part, layout.widest), warps, stages, *registers)
+
+
+RUNTIME = ["queries", "keys", "segments", "segment_len", "first_segment", "heads", "groups", "first_block", "each"]
+
+
+def shape_arguments(layout: Layout, tiles: Tiles, dtype: torch.dtype) -> dict[str, Any]:
+    """What every kernel of queries and segments is told of the shape, by the names of its parameters."""
+    return {
+        "queries": layout.queries,
+        "keys": layout.keys,
+        "segments": layout.segments,
+        "segment_len": layout.segment_len,
+        "first_segment": layout.first,
+        "heads": layout.heads,
+        "groups": layout.heads // layout.kv_heads,
+        "FEATURES": layout.features,
+        "COLUMNS": layout.columns,
+        **numeric_arguments(tiles, dtype),
+    }
+
+
+def numeric_arguments(tiles: Tiles, dtype: torch.dtype) -> dict[str, Any]:
+    """How products are made, and how a program is started."""
+    return {
+        "DERIVED": DERIVED[dtype],
+        "PRECISION": PRECISION[dtype],
+        "warps": tiles.warps,
+        "stages": tiles.stages,
+        "registers": tiles.registers,
+    }

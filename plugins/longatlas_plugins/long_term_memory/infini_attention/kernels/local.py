@@ -8,20 +8,14 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch, padded
-from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, row_products, tile_at, tile_mask
-from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, local_tiles
-from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import inverse_of, sigma
-
-RUNTIME = ["queries", "keys", "segments", "segment_len", "first_segment", "heads", "groups", "first_block", "each"]
-LOG2E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def features_of(x, first, heads, head, rows, inside, columns, SIZE: tl.constexpr, PART: tl.constexpr):
-    """σ of a tile of x, fp32; zero outside."""
-    mask = tile_mask(inside, columns, SIZE, SIZE % PART != 0)
-    block = tl.load(tile_at(x, first, heads, head, rows, columns, SIZE), mask=mask, other=0.0)
-    return tl.where(mask, sigma(block.to(tl.float32)), 0.0)
+from longatlas.kernels.primitives import LOG2E, load_tile, matmul, rounded, row_products, store_tile
+from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import (
+    RUNTIME,
+    Layout,
+    local_tiles,
+    shape_arguments,
+)
+from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import features_of, inverse_of
 
 
 @triton.jit
@@ -49,19 +43,7 @@ def read_memory(
     return total, normaliser
 
 
-@triton.jit(
-    do_not_specialize=[
-        "queries",
-        "keys",
-        "segments",
-        "segment_len",
-        "first_segment",
-        "heads",
-        "groups",
-        "first_block",
-        "each",
-    ]
-)
+@triton.jit(do_not_specialize=RUNTIME)
 def local_kernel(
     q, k, v, q_raw, gate, memory, norms, out, local_out, log_sums, scale,
     queries, keys, segments, segment_len, first_segment, heads, groups, first_block, each,
@@ -90,15 +72,13 @@ def local_kernel(
     total = tl.zeros([QUERIES, WIDTH], tl.float32)
     if PART >= FEATURES:
         size = tl.arange(0, PART)
-        query_mask = tile_mask(inside, size, FEATURES, FEATURES % PART != 0)
-        query = tl.load(tile_at(q, at_query, heads, head, row, size, FEATURES), mask=query_mask, other=0.0)
+        query = load_tile(q, at_query, heads, head, row, inside, size, FEATURES, FEATURES % PART != 0)
     last = tl.minimum(first + QUERIES, end)
     for begin in range(start, last, KEYS):
         at_key = batch * keys + begin
         in_keys = column < last - begin
         if PART >= FEATURES:
-            key_mask = tile_mask(in_keys, size, FEATURES, FEATURES % PART != 0)
-            key = tl.load(tile_at(k, at_key, kv_heads, kv_head, column, size, FEATURES), mask=key_mask, other=0.0)
+            key = load_tile(k, at_key, kv_heads, kv_head, column, in_keys, size, FEATURES, FEATURES % PART != 0)
             scores = matmul(query, tl.trans(key), PRECISION=PRECISION)
         else:
             scores = row_products(
@@ -106,22 +86,19 @@ def local_kernel(
                 FEATURES, PART, PRECISION,
             )  # fmt: skip
         offset = (first - begin).to(tl.int32)
-        scores = tl.where(
-            (row[:, None] + offset >= column[None, :]) & in_keys[None, :], scores * (scale * LOG2E), -float("inf")
-        )
+        seen = (row[:, None] + offset >= column[None, :]) & in_keys[None, :]
+        scores = tl.where(seen, scores * (scale * LOG2E), -float("inf"))
         new_max = tl.maximum(running_max, tl.max(scores, 1))
         weights = tl.exp2(scores - new_max[:, None])
         kept = tl.exp2(running_max - new_max)
         running_sum = running_sum * kept + tl.sum(weights, 1)
-        value_mask = tile_mask(in_keys, columns, COLUMNS, COLUMNS % WIDTH != 0)
-        value = tl.load(tile_at(v, at_key, kv_heads, kv_head, column, columns, COLUMNS), mask=value_mask, other=0.0)
+        value = load_tile(v, at_key, kv_heads, kv_head, column, in_keys, columns, COLUMNS, COLUMNS % WIDTH != 0)
         total = matmul(rounded(weights, v.dtype.element_ty), value, total * kept[:, None], PRECISION)
         running_max = new_max
     output = total / running_sum[:, None]
-    out_mask = tile_mask(inside, columns, COLUMNS, COLUMNS % WIDTH != 0)
+    padded_columns: tl.constexpr = COLUMNS % WIDTH != 0
     if local_out is not None:
-        at_out = tile_at(local_out, at_query, heads, head, row, columns, COLUMNS)
-        tl.store(at_out, rounded(output, local_out.dtype.element_ty), mask=out_mask)
+        store_tile(local_out, output, at_query, heads, head, row, inside, columns, COLUMNS, padded_columns)
         if tl.program_id(2) == 0:
             at_sums = (batch * heads + head) * queries + first - begun + row
             tl.store(log_sums + at_sums, running_max + tl.log2(running_sum), mask=inside)
@@ -135,8 +112,7 @@ def local_kernel(
         output = share * read * inverse_of(normaliser)[:, None] + (1 - share) * output  # eq (6)
     elif GATED:
         output = (1 - share) * output
-    at_out = tile_at(out, at_query, heads, head, row, columns, COLUMNS)
-    tl.store(at_out, rounded(output, out.dtype.element_ty), mask=out_mask)
+    store_tile(out, output, at_query, heads, head, row, inside, columns, COLUMNS, padded_columns)
 
 
 def local_attention(
@@ -173,26 +149,13 @@ def local_attention(
         local_out=local if keep else None,
         log_sums=log_sums if keep else None,
         scale=layout.features**-0.5,
-        queries=layout.queries,
-        keys=layout.keys,
-        segments=layout.segments,
-        segment_len=layout.segment_len,
-        first_segment=layout.first,
-        heads=layout.heads,
-        groups=layout.heads // layout.kv_heads,
         first_block=first_block,
         each=each,
-        FEATURES=layout.features,
-        COLUMNS=layout.columns,
         QUERIES=tiles.queries,
         KEYS=tiles.keys,
         WIDTH=width,
         PART=tiles.part,
         GATED=gated,
-        DERIVED=DERIVED[q.dtype],
-        PRECISION=PRECISION[q.dtype],
-        warps=tiles.warps,
-        stages=tiles.stages,
-        registers=tiles.registers,
+        **shape_arguments(layout, tiles, q.dtype),
     )
     return out, local, log_sums

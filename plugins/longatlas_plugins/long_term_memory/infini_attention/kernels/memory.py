@@ -8,11 +8,12 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch, padded
-from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, tile_at, tile_mask
+from longatlas.kernels.primitives import load_tile, matmul, rounded, tile_mask
 from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import (
     Layout,
     delta_tiles,
     memory_tiles,
+    numeric_arguments,
 )
 from longatlas_plugins.long_term_memory.infini_attention.state import NORMALISER_FLOOR
 
@@ -24,6 +25,14 @@ FLOOR = tl.constexpr(NORMALISER_FLOOR)
 def sigma(x):
     """ELU(x) + 1, without the cancellation of elu(x) + 1 for x far below 0."""
     return tl.where(x > 0, x + 1, tl.exp(tl.minimum(x, 0.0)))
+
+
+@triton.jit
+def features_of(x, first, heads, head, rows, inside, columns, SIZE: tl.constexpr, PART: tl.constexpr):
+    """σ of a tile of x, fp32; zero outside, where σ(0) would be 1."""
+    block = load_tile(x, first, heads, head, rows, inside, columns, SIZE, SIZE % PART != 0)
+    mask = tile_mask(inside, columns, SIZE, SIZE % PART != 0)
+    return tl.where(mask, sigma(block.to(tl.float32)), 0.0)
 
 
 @triton.jit
@@ -70,20 +79,16 @@ def segment_sums_kernel(
         head = kv_head * groups + member
         for start in range(first, end, BLOCK):
             rows = place < end - start
-            mask = tile_mask(rows, features, FEATURES, FEATURES % PART != 0)
-            block = tl.load(
-                tile_at(x, batch * tokens + start, heads, head, place, features, FEATURES), mask=mask, other=0.0
-            )
-            block = tl.where(mask, sigma(block.to(tl.float32)), 0.0)
+            block = features_of(x, batch * tokens + start, heads, head, place, rows, features, FEATURES, PART)
             at_rows = (batch * heads + head) * tokens + start + place
             if norm_weights is None:
                 norm += tl.sum(block, 0)
             else:
                 norm += tl.sum(block * tl.load(norm_weights + at_rows, mask=rows, other=0.0)[:, None], 0)
             if values is not None:
-                inside = tile_mask(rows, columns, COLUMNS, COLUMNS % WIDTH != 0)
-                at = tile_at(values, batch * tokens + start, heads, head, place, columns, COLUMNS)
-                value = tl.load(at, mask=inside, other=0.0)
+                value = load_tile(
+                    values, batch * tokens + start, heads, head, place, rows, columns, COLUMNS, COLUMNS % WIDTH != 0
+                )
                 if weights is not None:
                     weight = tl.load(weights + at_rows, mask=rows, other=0.0)
                     value = rounded(value.to(tl.float32) * weight[:, None], DERIVED)
@@ -141,11 +146,7 @@ def segment_sums(
         BLOCK=tiles.keys,
         PART=part,
         WIDTH=width,
-        DERIVED=DERIVED[x.dtype],
-        PRECISION=PRECISION[x.dtype],
-        warps=tiles.warps,
-        stages=tiles.stages,
-        registers=tiles.registers,
+        **numeric_arguments(tiles, x.dtype),
     )
     return sums, norms
 
@@ -240,19 +241,15 @@ def delta_kernel(
         end = tl.where(segment < whole, first + segment_len, first)
         for begin in range(first, end, BLOCK):
             rows = place < end - begin
-            mask = tile_mask(rows, features, FEATURES, FEATURES % ROWS != 0)
-            block = tl.load(
-                tile_at(k, batch * tokens + begin, kv_heads, kv_head, place, features, FEATURES), mask=mask, other=0.0
-            )
-            block = tl.where(mask, sigma(block.to(tl.float32)), 0.0)
+            at_key = batch * tokens + begin
+            block = features_of(k, at_key, kv_heads, kv_head, place, rows, features, FEATURES, ROWS)
             # The first segment of a sequence is written as it is.
             inverse = tl.where(segment + first_segment > 0, inverse_of(tl.sum(block * norm[None, :], 1)), 0.0)
             block = rounded(block, DERIVED)
             change = -matmul(block, frozen, PRECISION=PRECISION) * inverse[:, None]
             if not REVERSE:
-                in_values = tile_mask(rows, columns, COLUMNS, COLUMNS % WIDTH != 0)
-                at_values = tile_at(v, batch * tokens + begin, kv_heads, kv_head, place, columns, COLUMNS)
-                change += tl.load(at_values, mask=in_values, other=0.0).to(tl.float32)
+                value = load_tile(v, at_key, kv_heads, kv_head, place, rows, columns, COLUMNS, COLUMNS % WIDTH != 0)
+                change += value.to(tl.float32)
             total = matmul(tl.trans(block), rounded(change, DERIVED), total, PRECISION)
         memory = total
     tl.store(final + state * size + at, memory, mask=inside)
@@ -297,10 +294,6 @@ def delta_states(
         ROWS=padded(layout.features),
         WIDTH=width,
         REVERSE=parts is not None,
-        DERIVED=DERIVED[k.dtype],
-        PRECISION=PRECISION[k.dtype],
-        warps=tiles.warps,
-        stages=tiles.stages,
-        registers=tiles.registers,
+        **numeric_arguments(tiles, k.dtype),
     )
     return before, final

@@ -10,9 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch
-from longatlas.kernels.primitives import DERIVED, PRECISION, matmul, rounded, tile_at, tile_mask
+from longatlas.kernels.primitives import load_tile, matmul, rounded, store_tile
 from longatlas_plugins.long_term_memory.infini_attention.kernels.backward import store_through_sigma
-from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, memory_tiles
+from longatlas_plugins.long_term_memory.infini_attention.kernels.layout import Layout, memory_tiles, numeric_arguments
 from longatlas_plugins.long_term_memory.infini_attention.kernels.local import memory_tile, read_memory
 from longatlas_plugins.long_term_memory.infini_attention.kernels.memory import FLOOR, inverse_of
 
@@ -33,6 +33,18 @@ class Correction(NamedTuple):
     norms: Tensor
 
 
+@triton.jit
+def block_of_keys(keys, whole, segment_len, kv_heads, each, KEYS: tl.constexpr):
+    """A program's segment, kv head, sequence and first key; which of its keys are real, and which are written."""
+    segment = tl.program_id(0) // each
+    kv_head, batch = (tl.program_id(1) % kv_heads).to(tl.int64), (tl.program_id(1) // kv_heads).to(tl.int64)
+    start = segment.to(tl.int64) * segment_len
+    begin = start + (tl.program_id(0) % each) * KEYS
+    length = tl.minimum(start + segment_len, keys) - begin
+    column = tl.arange(0, KEYS)
+    return segment, kv_head, batch, begin, column < length, column < tl.where(segment < whole, length, 0)
+
+
 @triton.jit(do_not_specialize=_RUNTIME)
 def correction_kernel(
     k, v, memory, norms, grads, values, pulls, inverses, grad_norms,
@@ -41,14 +53,9 @@ def correction_kernel(
     DERIVED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A block of keys of one segment and kv head: its Correction; zeros for a segment that is not written."""
-    segment = tl.program_id(0) // each
-    kv_head, batch = (tl.program_id(1) % kv_heads).to(tl.int64), (tl.program_id(1) // kv_heads).to(tl.int64)
+    segment, kv_head, batch, begin, inside, written = block_of_keys(keys, whole, segment_len, kv_heads, each, KEYS)
     state = (batch * kv_heads + kv_head) * segments + segment
     column = tl.arange(0, KEYS)
-    start = segment.to(tl.int64) * segment_len
-    begin = start + (tl.program_id(0) % each) * KEYS
-    length = tl.minimum(start + segment_len, keys) - begin
-    inside, written = column < length, column < tl.where(segment < whole, length, 0)
     at_key = batch * keys + begin
     corrects = segment + first_segment > 0
     slope = tl.zeros([KEYS], tl.float32)
@@ -65,12 +72,10 @@ def correction_kernel(
             FEATURES, COLUMNS, PART, DERIVED, PRECISION,
         )  # fmt: skip
         slope += tl.sum(pull * read, 1)
-        mask = tile_mask(inside, columns, COLUMNS, COLUMNS % PART != 0)
-        value = tl.load(tile_at(v, at_key, kv_heads, kv_head, column, columns, COLUMNS), mask=mask, other=0.0)
+        value = load_tile(v, at_key, kv_heads, kv_head, column, inside, columns, COLUMNS, COLUMNS % PART != 0)
         corrected = value.to(tl.float32) - read
-        at_values = tile_at(values, at_key, kv_heads, kv_head, column, columns, COLUMNS)
-        tl.store(at_values, rounded(corrected, values.dtype.element_ty), mask=mask)
-        tl.store(tile_at(pulls, at_key, kv_heads, kv_head, column, columns, COLUMNS), pull, mask=mask)
+        store_tile(values, corrected, at_key, kv_heads, kv_head, column, inside, columns, COLUMNS, COLUMNS % PART != 0)
+        store_tile(pulls, pull, at_key, kv_heads, kv_head, column, inside, columns, COLUMNS, COLUMNS % PART != 0)
     at_rows = (batch * kv_heads + kv_head) * keys + begin + column
     inverse = tl.where(corrects, inverse_of(normaliser), 0.0)
     tl.store(inverses + at_rows, inverse, mask=inside)
@@ -85,47 +90,38 @@ def write_backward_kernel(
     DERIVED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A block of keys of one segment and kv head: the gradient of the raw k, and the whole gradient of v."""
-    segment = tl.program_id(0) // each
-    kv_head, batch = (tl.program_id(1) % kv_heads).to(tl.int64), (tl.program_id(1) // kv_heads).to(tl.int64)
+    segment, kv_head, batch, begin, inside, written = block_of_keys(keys, whole, segment_len, kv_heads, each, KEYS)
     state = (batch * kv_heads + kv_head) * segments + segment
     column = tl.arange(0, KEYS)
-    start = segment.to(tl.int64) * segment_len
-    begin = start + (tl.program_id(0) % each) * KEYS
-    length = tl.minimum(start + segment_len, keys) - begin
-    inside, written = column < length, column < tl.where(segment < whole, length, 0)
     at_key = batch * keys + begin
     at_rows = (batch * kv_heads + kv_head) * keys + begin + column
     for other in range(0, COLUMNS, PART):
         columns = other + tl.arange(0, PART)
-        mask = tile_mask(inside, columns, COLUMNS, COLUMNS % PART != 0)
         if pulls is None:
             pull, _ = read_memory(
                 k, at_key, kv_heads, kv_head, column, written, grads, norms, state, columns,
                 FEATURES, COLUMNS, PART, DERIVED, PRECISION,
             )  # fmt: skip
         else:
-            at_pull = tile_at(pulls, at_key, kv_heads, kv_head, column, columns, COLUMNS)
-            pull = tl.load(at_pull, mask=mask, other=0.0)
-        at = tile_at(local_grad, at_key, kv_heads, kv_head, column, columns, COLUMNS)
-        pull += tl.load(at, mask=mask, other=0.0)
-        at = tile_at(grad_v, at_key, kv_heads, kv_head, column, columns, COLUMNS)
-        tl.store(at, rounded(pull, grad_v.dtype.element_ty), mask=mask)
+            pull = load_tile(pulls, at_key, kv_heads, kv_head, column, inside, columns, COLUMNS, COLUMNS % PART != 0)
+        pull += load_tile(local_grad, at_key, kv_heads, kv_head, column, inside, columns, COLUMNS, COLUMNS % PART != 0)
+        store_tile(grad_v, pull, at_key, kv_heads, kv_head, column, inside, columns, COLUMNS, COLUMNS % PART != 0)
     for first in range(0, FEATURES, PART):
         features = first + tl.arange(0, PART)
         norm_grad = tl.load(norm_grads + state * FEATURES + features, mask=features < FEATURES, other=0.0)
         slopes = tl.zeros([KEYS, PART], tl.float32) + norm_grad[None, :]
         for other in range(0, COLUMNS, PART):
             columns = other + tl.arange(0, PART)
-            mask = tile_mask(written, columns, COLUMNS, COLUMNS % PART != 0)
             tile = rounded(memory_tile(grads, state, features, columns, FEATURES, COLUMNS), DERIVED)
             source = v if values is None else values
-            at = tile_at(source, at_key, kv_heads, kv_head, column, columns, COLUMNS)
-            value = tl.load(at, mask=mask, other=0.0).to(DERIVED)
-            slopes = matmul(value, tl.trans(tile), slopes, PRECISION)
+            value = load_tile(source, at_key, kv_heads, kv_head, column, written, columns, COLUMNS, COLUMNS % PART != 0)
+            slopes = matmul(value.to(DERIVED), tl.trans(tile), slopes, PRECISION)
             if pulls is not None:
                 inverse = tl.load(inverses + at_rows, mask=inside, other=0.0)
-                at = tile_at(pulls, at_key, kv_heads, kv_head, column, columns, COLUMNS)
-                pull = rounded(tl.load(at, mask=mask, other=0.0) * -inverse[:, None], DERIVED)
+                pull = load_tile(
+                    pulls, at_key, kv_heads, kv_head, column, written, columns, COLUMNS, COLUMNS % PART != 0
+                )
+                pull = rounded(pull * -inverse[:, None], DERIVED)
                 tile = rounded(memory_tile(memory, state, features, columns, FEATURES, COLUMNS), DERIVED)
                 slopes = matmul(pull, tl.trans(tile), slopes, PRECISION)
         if pulls is not None:
@@ -205,9 +201,5 @@ def _launch(kernel: object, layout: Layout, k: Tensor, **arguments: Tensor | Non
         COLUMNS=layout.columns,
         KEYS=tiles.keys,
         PART=tiles.part,
-        DERIVED=DERIVED[k.dtype],
-        PRECISION=PRECISION[k.dtype],
-        warps=tiles.warps,
-        stages=tiles.stages,
-        registers=tiles.registers,
+        **numeric_arguments(tiles, k.dtype),
     )

@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch, processors
-from longatlas.kernels.primitives import load_tile, matmul, rounded, row_products, tile_at, tile_mask
-from longatlas_plugins.long_term_memory.transformer_xl.kernels.band import LOG2E, distance_products, joined, skewed
+from longatlas.kernels.primitives import LOG2E, load_tile, matmul, rounded, row_products, tile_at, tile_mask
+from longatlas_plugins.long_term_memory.transformer_xl.kernels.band import distance_products, joined, skewed
 from longatlas_plugins.long_term_memory.transformer_xl.kernels.forward import farthest_tile, visible
 from longatlas_plugins.long_term_memory.transformer_xl.kernels.layout import (
     RUNTIME,

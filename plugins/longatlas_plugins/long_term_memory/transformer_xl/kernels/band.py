@@ -14,8 +14,6 @@ import triton.language as tl
 
 from longatlas.kernels.primitives import load_tile, matmul
 
-LOG2E = tl.constexpr(1.4426950408889634)
-
 
 @triton.jit
 def skewed(x, distance, BLOCK: tl.constexpr):

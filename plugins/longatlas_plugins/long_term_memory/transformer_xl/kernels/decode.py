@@ -10,8 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch, padded, processors
-from longatlas.kernels.primitives import load_tile, rounded
-from longatlas_plugins.long_term_memory.transformer_xl.kernels.band import LOG2E
+from longatlas.kernels.primitives import LOG2E, load_tile, rounded
 from longatlas_plugins.long_term_memory.transformer_xl.kernels.layout import RUNTIME, Layout
 
 FEW_QUERIES = 16  # from there on tiles of queries pay

@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from longatlas.kernels import launch
-from longatlas.kernels.primitives import load_tile, matmul, rounded, row_products, tile_at, tile_mask
-from longatlas_plugins.long_term_memory.transformer_xl.kernels.band import LOG2E, distance_products, joined, skewed
+from longatlas.kernels.primitives import LOG2E, load_tile, matmul, rounded, row_products, tile_at, tile_mask
+from longatlas_plugins.long_term_memory.transformer_xl.kernels.band import distance_products, joined, skewed
 from longatlas_plugins.long_term_memory.transformer_xl.kernels.layout import (
     RUNTIME,
     Layout,
