@@ -27,6 +27,8 @@ BYTES_LABEL = (
     "datum.value >= 1048576 ? format(datum.value / 1048576, '.3~g') + ' MiB' : "
     "datum.value >= 1024 ? format(datum.value / 1024, '.3~g') + ' KiB' : datum.value + ' B'"
 )
+# Shares of less than a ten-thousandth look alike.
+INFLUENCE_FLOOR = -4
 LEGEND_COLUMNS = "width < 360 ? 1 : 2"
 NUMBER_LABEL = "format(datum.value, datum.value >= 1000 ? '.3~s' : '.3~g')"
 
@@ -244,6 +246,43 @@ def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
     )
     glyphs = base.mark_text(color=theme.text, fontSize=11).encode(text="glyph:N")
     return _finish(alt.layer(boxes, glyphs), theme, height=alt.Step(22))
+
+
+def influence_map(relative: Sequence[Sequence[float]], *, theme: Theme) -> alt.LayerChart:
+    """Influence of token j (across) on output i (down), each row relative to its largest; blank is none at all.
+
+    relative  [n][n], 0 to 1
+    """
+    data = pd.DataFrame(
+        [
+            {"i": i, "j": j, "value": value, "decade": max(math.log10(value), INFLUENCE_FLOOR)}
+            for i, row in enumerate(relative)
+            for j, value in enumerate(row)
+            if value > 0
+        ],
+        columns=["i", "j", "value", "decade"],
+    )
+    size = len(relative)
+    shown = list(range(0, size, max(1, size // 8)))
+    places = list(range(size))
+    x = alt.X("j:O", scale=alt.Scale(domain=places), axis=alt.Axis(title="input j", values=shown, labelAngle=0))
+    y = alt.Y("i:O", scale=alt.Scale(domain=places), axis=alt.Axis(title="output i", values=shown))
+    range_ = [theme.surface_strong, theme.palette[0]]
+    legend = alt.Legend(
+        title="share of the row's largest", orient="bottom", labelExpr="format(pow(10, datum.value), '.0%')",
+        values=[INFLUENCE_FLOOR, INFLUENCE_FLOOR / 2, 0], gradientLength=160,
+    )  # fmt: skip
+    made = (
+        alt.Chart(data)
+        .mark_rect()
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("decade:Q", scale=alt.Scale(domain=[INFLUENCE_FLOOR, 0], range=range_), legend=legend),
+            tooltip=[alt.Tooltip("i:O"), alt.Tooltip("j:O"), alt.Tooltip("value:Q", format=".3g", title="share")],
+        )
+    )
+    return _finish(alt.layer(made), theme, height=340)
 
 
 def _intervals(data: pd.DataFrame, x: alt.X, ends: tuple[str, str], scale: Any, colour: alt.Color) -> alt.Chart:

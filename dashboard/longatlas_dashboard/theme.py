@@ -21,6 +21,7 @@ class Theme:
     name: str
     background: str
     surface: str
+    surface_strong: str
     border: str
     text: str
     muted: str
@@ -35,6 +36,7 @@ LIGHT = Theme(
     name="light",
     background="#FFFFFF",
     surface="#F4F6F8",
+    surface_strong="#D3E3EF",
     border="#DCE1E6",
     text="#1A2129",
     muted="#56616D",
@@ -48,10 +50,11 @@ DARK = Theme(
     name="dark",
     background="#0B0F13",
     surface="#182028",
+    surface_strong="#1E3444",
     border="#2D3742",
     text="#E8ECF0",
     muted="#A3AFBB",
-    primary="#2A7FB8",
+    primary="#2376AD",
     link="#56B4E9",
     palette=("#56B4E9", "#FF8000", "#AA00FF", "#FFFFFF", "#537641", "#FFC68C"),
     good="#56B4E9",

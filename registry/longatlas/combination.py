@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from longatlas.cards import Builder, Method, OptionValue
@@ -99,6 +99,13 @@ class Combination:
     def deviations(self) -> str:
         return " ".join(part.method.deviations for part in self.parts if part.method.deviations)
 
+    def with_lengths(self, most: int) -> Combination:
+        """The same methods with their options in tokens made smaller together, the largest of each to `most`.
+
+        So a short sequence crosses the borders of windows and segments that a long one does.
+        """
+        return replace(self, parts=tuple(Part(p.method, _with_lengths(p, most)) for p in self.parts))
+
     def builder(self, slot: str) -> tuple[Builder, dict[str, Any]] | None:
         """The builder of a slot with its keyword arguments, or None where no part fills it."""
         for part in self.parts:
@@ -155,6 +162,16 @@ def _parse_part(text: str, spec: str) -> Part:
             raise LongAtlasError(f"'{pair}' in the spec '{spec}' is no option; write name:option=value")
         given[option] = value
     return Part(method, method.resolve_options(given))
+
+
+def _with_lengths(part: Part, most: int) -> dict[str, Any]:
+    sized = [o for o in part.method.options if o.unit == "tokens" and type(o.default) is int]
+    largest = max((int(part.options[o.name]) for o in sized), default=0)
+    factor = min(1.0, most / largest) if largest else 1.0
+    scaled = dict(part.options)
+    for option in sized:
+        scaled[option.name] = max(int(option.min or 0), round(int(part.options[option.name]) * factor))
+    return scaled
 
 
 def _claimed(method: Method) -> list[str]:

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from longatlas import catalog
 from longatlas.cards import Method, Option
 from longatlas.catalog import Catalog
-from longatlas.harness import jobs
+from longatlas.harness import findings, jobs
 from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan
 from longatlas.plugins import Plugin
@@ -361,3 +361,30 @@ def test_nothing_is_html() -> None:
         source = path.read_text()
         for banned in ("unsafe_allow" + "_html", "st.ht" + "ml", "components.v1", "shell=True", "pickle"):
             assert banned not in source, f"{path.name} uses {banned}"
+
+
+def test_method_computes_its_influence_map_once(empty: Store) -> None:
+    app = show("method", id="sliding_window")
+    assert "window=8" not in texts(app)
+    app.button(key="find_influence").click().run(timeout=90)
+    assert not app.exception
+    assert not app.error
+    assert "sliding_window:window=8" in texts(app)
+    again = show("method", id="sliding_window")
+    assert "sliding_window:window=8" in texts(again)
+    assert again.button(key="find_influence").label == "Again"
+
+
+def test_method_says_why_a_map_cannot_be_had(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(findings.KINDS, "influence", 0.05)
+    app = show("method", id="vanilla")
+    app.button(key="find_influence").click().run(timeout=90)
+    assert not app.exception
+    assert "was ended" in app.error[0].value
+
+
+def test_a_read_only_method_page_computes_nothing(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGATLAS_DASHBOARD_READ_ONLY", "1")
+    app = show("method", id="vanilla")
+    assert not [button for button in app.button if button.key and button.key.startswith("find_")]
+    assert "longatlas influence vanilla" in texts(app)

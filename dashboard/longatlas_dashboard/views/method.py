@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from longatlas import catalog
 from longatlas.cards import Method
+from longatlas.combination import as_combination
 from longatlas.errors import LongAtlasError
-from longatlas.harness import analysis
-from longatlas_dashboard import plots, settings, sources, tree, ui
+from longatlas.harness import analysis, findings
+from longatlas.measure.influence_map import Influence
+from longatlas_dashboard import charts, job_view, plots, settings, sources, tree, ui
 
 
 def page() -> None:
@@ -33,8 +36,10 @@ def page() -> None:
     with right:
         _cost(method)
         _paper(atlas, method)
+    _influence(method)
     _options(method)
     _measured(method)
+    _verified(method)
     _source(method)
 
 
@@ -105,6 +110,66 @@ def _idea(method: Method) -> None:
     if method.source:
         ui.section("Checked against")
         st.text(method.source)
+
+
+def _influence(method: Method) -> None:
+    ui.section("What it attends to", "Found by differentiating its code: how much input j moves output i.")
+    record = _finding("influence", method, "Compute the map", "A few seconds, in a process of its own.")
+    if record is None:
+        return
+    found = Influence.from_dict(record["found"])
+    left, right = st.columns([3, 2], gap="large")
+    relative = found.relative
+    with left:
+        reach = max(i - j for i, row in enumerate(relative) for j, value in enumerate(row) if value > 0)
+        about = (
+            f"Influence of {found.tokens} input tokens on {found.tokens} outputs of {found.spec}; the farthest input "
+            f"that matters lies {reach} tokens back. The values are in the table below it."
+        )
+        ui.chart(charts.influence_map(relative, theme=ui.theme()), alt_text=about, key="influence")
+    with right:
+        st.text(
+            f"{found.spec}\n{found.tokens} tokens, {found.layers} layer, random weights, fp64.\n"
+            "Options in tokens are scaled to the short sequence.\nBlank: no dependence at all."
+        )
+        with st.expander("Values"):
+            frame = pd.DataFrame(relative)
+            frame.columns = [str(name) for name in frame.columns]
+            st.dataframe(frame, height=280, key="influence_values")
+        st.code(f"longatlas influence {method.name}", language="bash")
+
+
+def _verified(method: Method) -> None:
+    ui.section("Verified", "The conformance checks, against the reference and against what every method must hold.")
+    record = _finding("verify", method, "Verify now", "Up to a minute or two; it disturbs a timing that runs.")
+    if record is None:
+        return
+    results = record["found"][0]["checks"]
+    red = [result for result in results if result["status"] == "failed"]
+    words = f"{len(results) - len(red)} of {len(results)} checks hold" + (f"; {len(red)} fail" if red else "")
+    words += f" · {record['seconds']:.0f} s · {job_view.age_text(record['at'])}"
+    (st.error if red else st.success)(ui.plain(words), icon=":material/close:" if red else ":material/check:")
+    ui.table(pd.DataFrame(results), key="verify_results")
+
+
+def _finding(kind: str, method: Method, label: str, words: str) -> dict[str, Any] | None:
+    """What is kept of a kind, or a button that finds it; None while there is nothing to show."""
+    store, combination = ui.store(), as_combination(method)
+    record = findings.kept(store, kind, combination)
+    if settings.read().read_only or catalog.method_status(method) != "ready":
+        if record is None:
+            ui.empty("It has not been computed yet.", command=f"longatlas {kind} {method.name}")
+        return record
+    with st.container(horizontal=True, vertical_alignment="center"):
+        asked = st.button(label if record is None else "Again", key=f"find_{kind}", icon=":material/play_circle:")
+        st.caption(words)
+    if asked:
+        try:
+            with st.spinner("Working ..."):
+                record = findings.find(store, kind, combination)
+        except ui.STORE_ERRORS as error:
+            st.error(ui.plain(ui.error_text(error)), icon=":material/error:")
+    return record
 
 
 def _options(method: Method) -> None:

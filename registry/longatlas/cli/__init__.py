@@ -16,6 +16,7 @@ COMMANDS = {
     "show": "longatlas.cli.explore:show",
     "taxonomy": "longatlas.cli.tree:taxonomy",
     "plugins": "longatlas.cli.explore:plugins",
+    "influence": "longatlas.cli.influence:influence",
     "footprint": "longatlas.cli.footprint:footprint",
     "doctor": "longatlas.cli.doctor:doctor",
     "verify": "longatlas.cli.develop:verify",

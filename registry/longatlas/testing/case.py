@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from longatlas.cards import Method
-from longatlas.combination import Combination, Part
+from longatlas.combination import Combination
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.errors import LongAtlasError
@@ -70,20 +68,9 @@ def make_case(combination: Combination, device: str = "cpu") -> Case:
 
 
 def _scaled(combination: Combination, config: DecoderConfig) -> Combination:
-    parts = tuple(Part(p.method, _scale_options(p.method, p.options)) for p in combination.parts)
-    scaled = replace(combination, parts=parts)
+    scaled = combination.with_lengths(LARGEST_TOKEN_OPTION)
     try:
         Decoder(config, scaled)
     except LongAtlasError:
         return combination
-    return scaled
-
-
-def _scale_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
-    sized = [o for o in method.options if o.unit == "tokens" and type(o.default) is int]
-    largest = max((int(options[o.name]) for o in sized), default=0)
-    factor = min(1.0, LARGEST_TOKEN_OPTION / largest) if largest else 1.0
-    scaled = dict(options)
-    for option in sized:
-        scaled[option.name] = max(int(option.min or 0), round(int(options[option.name]) * factor))
     return scaled

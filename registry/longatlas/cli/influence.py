@@ -1,0 +1,54 @@
+"""`longatlas influence`: which earlier tokens an output depends on, as a picture of characters."""
+
+from __future__ import annotations
+
+import click
+
+from longatlas.cli.output import print_json
+from longatlas.errors import LongAtlasError
+
+SHADES = "·░▒▓█"  # each a factor of ten of a row's largest value
+
+
+@click.command()
+@click.argument("spec")
+@click.option(
+    "--tokens", type=int, help="Length of the sequence, 2 to 256.  [default: 32, or 64 where 32 is too short]"
+)
+@click.option("--layers", type=int, default=1, show_default=True, help="Of the decoder, 1 to 8.")
+@click.option("--json", "as_json", is_flag=True, help="Print the values.")
+def influence(spec: str, tokens: int | None, layers: int, as_json: bool) -> None:
+    """Differentiate a method's code: a row per output token, a column per input token, blank for no dependence.
+
+    \b
+    Examples:
+      longatlas influence sliding_window:window=8
+      longatlas influence infini_attention --layers 2
+    """
+    from longatlas.combination import parse_spec
+    from longatlas.measure.influence import influence as differentiate
+
+    combination = parse_spec(spec)
+    try:
+        found = differentiate(combination, tokens=tokens, layers=layers)
+    except LongAtlasError:
+        raise
+    except Exception as error:
+        raise LongAtlasError(
+            f"method '{combination.spec}' cannot be differentiated: {type(error).__name__}: {error}; "
+            f"`longatlas verify {combination.name}` checks it"
+        ) from error
+    if as_json:
+        print_json(found.as_dict())
+        return
+    click.echo(f"{found.spec}, {found.tokens} tokens, {found.layers} layer{'s' * (found.layers > 1)}")
+    for row in found.relative:
+        click.echo("".join(shade(value) for value in row).rstrip())
+
+
+def shade(share: float) -> str:
+    """Two characters for a value relative to its row's largest."""
+    if share <= 0:
+        return "  "
+    decades = next((step for step in range(len(SHADES) - 1) if share >= 10.0 ** -(step + 1)), len(SHADES) - 1)
+    return SHADES[len(SHADES) - 1 - decades] * 2
