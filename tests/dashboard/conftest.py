@@ -10,6 +10,7 @@ import pytest
 
 from longatlas import catalog
 from longatlas.combination import parse_spec
+from longatlas.harness import jobs
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.plan import Plan
 from longatlas.store import Store
@@ -97,3 +98,9 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     path = tmp_path / "empty.sqlite"
     monkeypatch.setenv("LONGATLAS_STORE", str(path))
     return Store(str(path))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that a page queues are looked at, not run."""
+    monkeypatch.setattr(jobs, "wake_supervisor", lambda store: None)

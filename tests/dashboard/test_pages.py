@@ -272,8 +272,7 @@ def test_run_draws_options_and_their_values_reach_the_plan(empty: Store) -> None
     assert "--methods infini_attention:update=delta" in texts(app)
 
 
-def test_run_submits_once_and_shows_the_job(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "wake_supervisor", lambda store: None)
+def test_run_submits_once_and_shows_the_job(empty: Store) -> None:
     app = show("run", m="vanilla", t="128", w="speed", p="prefill")
     app.button(key="start").click().run()
     assert not app.exception
@@ -289,8 +288,7 @@ def test_jobs_shows_the_grid_and_cancels(filled: Store) -> None:
     assert jobs.job(filled, job.id).status == jobs.CANCELLED
 
 
-def test_a_cancelled_job_runs_again_as_a_new_one(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "wake_supervisor", lambda store: None)
+def test_a_cancelled_job_runs_again_as_a_new_one(filled: Store) -> None:
     old = jobs.submit(filled, Plan(methods=("yarn",), lengths=(64,)), start=False)
     jobs.cancel(filled, old.id)
     app = show("jobs", job=str(old.id))
@@ -298,6 +296,17 @@ def test_a_cancelled_job_runs_again_as_a_new_one(filled: Store, monkeypatch: pyt
     new = jobs.jobs(filled)[0]
     assert (new.status, new.plan) == (jobs.QUEUED, old.plan)
     assert f"Job {new.id}" in texts(app)
+    jobs.cancel(filled, new.id)
+
+
+def test_what_failed_in_a_job_is_tried_again(filled: Store) -> None:
+    old = jobs.submit(filled, Plan(methods=("vanilla",), lengths=(512, 4096), measure=("speed",)), start=False)
+    jobs.update(filled, old.id, status=jobs.DONE)
+    app = show("jobs", job=str(old.id))
+    assert app.button(key="retry").label == "Retry the 1 failed"
+    app.button(key="retry").click().run()
+    new = jobs.jobs(filled)[0]
+    assert (new.status, new.plan, new.retry) == (jobs.QUEUED, old.plan, True)
     jobs.cancel(filled, new.id)
 
 

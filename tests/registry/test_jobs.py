@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from longatlas import LongAtlasError
 from longatlas.harness import jobs
+from longatlas.harness.cells import expand
 from longatlas.harness.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING
 from longatlas.harness.plan import Plan
 from longatlas.harness.slot_lock import device_slot
@@ -212,3 +213,47 @@ def test_a_read_only_store_is_left_as_it_is(store: Store) -> None:
     assert seen.status == RUNNING
     (mended,) = jobs.jobs(store)
     assert mended.status == FAILED
+
+
+def test_jobs_that_wait_after_their_supervisor_was_killed_go_on(store: Store, stuck: Plan, wait: Wait) -> None:
+    number = jobs.submit(store, stuck).id
+    wait(in_second_cell(store, number), "the second cell did not begin")
+    waiting = jobs.submit(store, PLAN, start=False).id
+    assert jobs.has_supervisor(store)
+    started = family(jobs.supervisor(store))  # type: ignore[arg-type]
+    os.kill(started[0].pid, signal.SIGKILL)
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert not jobs.has_supervisor(store)
+    assert jobs.job(store, waiting).status == QUEUED
+    jobs.keep_going(Store(store.name, read_only=True))
+    assert not jobs.has_supervisor(store)
+    jobs.keep_going(store)
+    assert wait(ended(store, waiting), "it did not go on").status == DONE
+
+
+def test_retry_measures_again_what_failed_and_keeps_what_is_ok(store: Store, wait: Wait) -> None:
+    plan = PLAN.with_values({"lengths": (8, 12)})
+    good, bad = expand(plan)
+    store.save(good, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0)
+    store.save(bad, [{"status": "crash", "reason": "planted"}], 1.0)
+    number = jobs.submit(store, plan).id
+    with pytest.raises(LongAtlasError, match="when it has ended"):
+        jobs.retry(store, number)
+    assert wait(ended(store, number), "it did not end").status == DONE
+    assert store.finished([bad.key])[bad.key] == "crash"
+    again = jobs.retry(store, number)
+    assert again.id != number
+    assert again.retry
+    assert wait(ended(store, again.id), "the second one did not end").status == DONE
+    assert store.finished([good.key, bad.key]) == {good.key: "ok", bad.key: "ok"}
+    assert store.rows(keys=[good.key])["value"].tolist() == [1.0]
+
+
+def test_jobs_of_another_machine_are_left_to_it(store: Store) -> None:
+    number = jobs.submit(store, PLAN, start=False).id
+    jobs.update(store, number, host="elsewhere")
+    assert jobs.take_next(store) is None
+    jobs.update(store, number, status=RUNNING, pid=2**22 + 1, pid_started=1.0)
+    assert jobs.job(store, number).status == RUNNING
+    jobs.keep_going(store)
+    assert not jobs.has_supervisor(store)

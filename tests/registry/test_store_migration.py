@@ -6,11 +6,14 @@ import json
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from longatlas import LongAtlasError
+from longatlas.harness import jobs
+from longatlas.harness.plan import Plan
 from longatlas.store import Store, open_to_read
 from longatlas.store.schema import SCHEMA_VERSION
 
@@ -133,3 +136,19 @@ def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
     code = f"from longatlas.store import Store; print(len(Store({str(path)!r}).rows()))"
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=60)[0].strip() for process in both] == ["120", "120"]
+
+
+def test_jobs_of_version_2_stay_and_can_be_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    store = Store(str(path))
+    number = jobs.submit(store, Plan(methods=("vanilla",)), start=False).id
+    store.engine.dispose()
+    with closing(sqlite3.connect(path)) as connection:
+        for column in ("retry", "host"):
+            connection.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
+        connection.execute("UPDATE meta SET value = '2' WHERE key = 'version'")
+        connection.commit()
+    reopened = Store(str(path))
+    assert [(job.id, job.retry) for job in jobs.jobs(reopened)] == [(number, False)]
+    jobs.cancel(reopened, number)
+    assert jobs.retry(reopened, number, start=False).retry

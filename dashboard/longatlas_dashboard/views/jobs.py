@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from longatlas.errors import LongAtlasError
-from longatlas.harness import jobs
+from longatlas.harness import analysis, jobs
 from longatlas.store import Store
 from longatlas_dashboard import charts, job_view, marks, settings, ui
 
@@ -21,6 +21,7 @@ def page() -> None:
     if "queue_error" in st.session_state:
         st.error(ui.plain(st.session_state.pop("queue_error")), icon=":material/error:")
     store = ui.store()
+    jobs.keep_going(store)
     found = jobs.jobs(store)
     if not found:
         ui.empty(
@@ -70,6 +71,8 @@ def _poll() -> None:
 
 
 def _job(store: Store, job: jobs.Job) -> None:
+    grid = _cells(store, job)
+    failed = int(grid["status"].isin(analysis.FAILED).sum())
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(f"Job {job.id}", anchor=False)
         job_view.badge(job)
@@ -77,6 +80,9 @@ def _job(store: Store, job: jobs.Job) -> None:
             st.button("Cancel", icon=":material/stop_circle:", on_click=_cancel, args=(job.id,), key="cancel")
         if job.status in (jobs.FAILED, jobs.CANCELLED) and not settings.read().read_only:
             st.button("Run again", icon=":material/replay:", on_click=_again, args=(job,), key="again")
+        if job.status not in jobs.ACTIVE and failed and not settings.read().read_only:
+            words = f"Retry the {failed} failed"
+            st.button(words, icon=":material/replay:", on_click=_retry, args=(job.id,), key="retry")
         ui.link(
             "compare",
             "Compare its methods",
@@ -91,7 +97,7 @@ def _job(store: Store, job: jobs.Job) -> None:
     st.progress(min(share, 1.0), ui.plain(" · ".join(word for word in words if word)))
     if job.status == jobs.QUEUED:
         st.caption("It starts when the jobs before it have ended: two at a time would disturb each other's timings.")
-    _grid(store, job)
+    _grid(job, grid)
     log, plan = st.tabs(["Log", "Plan"])
     with log:
         path = jobs.log_path(store)
@@ -102,12 +108,15 @@ def _job(store: Store, job: jobs.Job) -> None:
         st.code(job.plan.to_yaml(), language="yaml")
 
 
-def _grid(store: Store, job: jobs.Job) -> None:
+def _cells(store: Store, job: jobs.Job) -> pd.DataFrame:
     try:
-        frame = job_view.grid(store, job)
+        return job_view.grid(store, job)
     except LongAtlasError as error:
         st.warning(ui.plain(f"Its cells cannot be listed: {error}"), icon=":material/warning:")
-        return
+        return pd.DataFrame({"status": []})
+
+
+def _grid(job: jobs.Job, frame: pd.DataFrame) -> None:
     if frame.empty:
         return
     counts = frame["status"].value_counts()
@@ -125,6 +134,13 @@ def _cancel(number: int) -> None:
 def _again(job: jobs.Job) -> None:
     """Queue the plan once more: it goes on from the finished cells."""
     made = _change(lambda store: jobs.submit(store, job.plan))
+    if made:
+        ui.set_query(job=made.id)
+
+
+def _retry(number: int) -> None:
+    """Queue the plan once more, to measure its failed cells again."""
+    made = _change(lambda store: jobs.retry(store, number))
     if made:
         ui.set_query(job=made.id)
 

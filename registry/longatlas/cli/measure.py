@@ -80,9 +80,20 @@ def _default(key: str) -> str:
 @plan_options
 @store_option
 @click.option("--force", is_flag=True, help="Measure again what is finished.")
+@click.option("--retry-failed", is_flag=True, help="Measure again what is finished with another status than ok.")
+@click.option("--dry-run", is_flag=True, help="Tell the plan's hash and how many cells it has; measure nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask before the preset paper, which takes hours or days.")
 @json_option
-def run(plan: str | None, store: str | None, force: bool, yes: bool, as_json: bool, **given: Any) -> None:
+def run(
+    plan: str | None,
+    store: str | None,
+    force: bool,
+    retry_failed: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Measure what a plan asks for; what is in the store already is not measured again.
 
     PLAN is a YAML file; options replace its keys. Without it, --methods says what to measure. A cell that fails is a
@@ -97,14 +108,34 @@ def run(plan: str | None, store: str | None, force: bool, yes: bool, as_json: bo
     from longatlas.harness.running import run as run_plan
 
     chosen = make_plan(plan, given)
+    if dry_run:
+        _tell_of(chosen, store, as_json)
+        return
     if chosen.preset == "paper" and "quality" in chosen.measure and not yes:
         ask_first(chosen, store)
     with kept_when_interrupted(), progress_bar() as progress:
-        frame = run_plan(chosen, store=store, force=force, progress=progress)
+        frame = run_plan(chosen, store=store, force=force, retry_failed=retry_failed, progress=progress)
     if as_json:
         print_json(flat_rows(frame))
     else:
         print_tables(frame)
+
+
+def _tell_of(plan: Plan, store: str | None, as_json: bool) -> None:
+    """What a run of the plan would do, by the store as it is; a store that does not exist is not made."""
+    from longatlas.harness.cells import expand
+    from longatlas.store import open_to_read
+
+    cells = expand(plan)
+    try:
+        finished = len(open_to_read(store).finished((cell.key for cell in cells), timeout=plan.timeout))
+    except LongAtlasError:
+        finished = 0
+    told = {"hash": plan.hash, "cells": len(cells), "finished": finished, "plan": plan.as_dict()}
+    if as_json:
+        print_json(told)
+    else:
+        click.echo(f"plan {plan.hash}: {len(cells)} cells, {finished} finished, {len(cells) - finished} to measure")
 
 
 def ask_first(plan: Plan, store: str | None) -> None:
@@ -188,6 +219,7 @@ def jobs(context: click.Context, store: str | None, as_json: bool) -> None:
 def _show_jobs(store: Any, as_json: bool) -> None:
     from longatlas.harness import jobs as queue
 
+    queue.keep_going(store)
     found = queue.jobs(store)
     if as_json:
         print_json([job.as_dict() for job in found])
@@ -225,6 +257,17 @@ def jobs_cancel(store: Any, number: int) -> None:
         time.sleep(0.2)
         job = queue.job(store, number)
     click.echo(f"job {job.id} is {job.status}")
+
+
+@jobs.command("retry")
+@click.argument("number", type=int)
+@click.pass_obj
+def jobs_retry(store: Any, number: int) -> None:
+    """Queue the plan of an ended job again, to measure its failed cells once more."""
+    from longatlas.harness import jobs as queue
+
+    job = queue.retry(store, number)
+    click.echo(f"job {job.id} is {job.status}; it measures again what failed in job {number}")
 
 
 @jobs.command("log")

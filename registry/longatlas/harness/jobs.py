@@ -1,9 +1,14 @@
-"""The queue of jobs: plans that a detached supervisor runs one at a time, whoever asked for them."""
+"""The queue of jobs: plans that a detached supervisor runs one at a time, whoever asked for them.
+
+Several machines may share a store: each runs the jobs that were queued on it, and judges only its own processes.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,7 +31,10 @@ ACTIVE = (QUEUED, RUNNING)
 
 @dataclass(frozen=True)
 class Job:
-    """One job. `done` of `total` cells are finished; `current` is what is being measured."""
+    """One job. `done` of `total` cells are finished; `current` is what is being measured.
+
+    retry  cells that ended with another status than ok are measured again
+    """
 
     id: int
     plan: Plan
@@ -36,6 +44,7 @@ class Job:
     total: int
     current: str
     error: str
+    retry: bool
     created: float
     started: float | None
     finished: float | None
@@ -52,8 +61,10 @@ class Job:
         return (time.time() - self.started) / self.done * (self.total - self.done)
 
 
-def submit(store: Store, plan: Plan, *, start: bool = True) -> Job:
+def submit(store: Store, plan: Plan, *, retry: bool = False, start: bool = True) -> Job:
     """Put a plan in the queue and wake the supervisor. A plan that is queued or running already is not doubled.
+
+    retry  measure again the cells that ended with another status than ok
 
     Raises LongAtlasError when the store cannot be written.
     """
@@ -67,6 +78,8 @@ def submit(store: Store, plan: Plan, *, start: bool = True) -> Job:
                 "plan": plan.to_yaml(),
                 "plan_hash": plan.hash,
                 "status": QUEUED,
+                "retry": int(retry),
+                "host": socket.gethostname(),
                 "created": time.time(),
             }
             found = connection.execute(sa.insert(JOBS).values(**values).returning(JOBS.c.id)).scalar_one()
@@ -108,6 +121,44 @@ def cancel(store: Store, number: int) -> Job:
     return job(store, number)
 
 
+def retry(store: Store, number: int, *, start: bool = True) -> Job:
+    """Queue the plan of an ended job once more, and measure its failed cells again; those that are ok are kept.
+
+    Raises LongAtlasError for a job that is queued or running.
+    """
+    old = job(store, number)
+    if old.status in ACTIVE:
+        raise LongAtlasError(f"job {number} is {old.status}; its failed cells can be tried again when it has ended")
+    return submit(store, old.plan, retry=True, start=start)
+
+
+def keep_going(store: Store) -> None:
+    """Wake the supervisor where jobs of this machine wait and none runs them: the last one was killed."""
+    if store.read_only or has_supervisor(store):
+        return
+    with store.engine.connect() as connection:
+        waiting = connection.execute(sa.select(JOBS.c.id).where(*_queued_here()).limit(1)).scalar()
+    if waiting is not None:
+        wake_supervisor(store)
+
+
+def lock_path(store: Store) -> Path:
+    """The file that the supervisor of a store holds a lock on."""
+    return store.beside(".jobs.lock")
+
+
+def has_supervisor(store: Store) -> bool:
+    """Whether a supervisor holds the lock of this store on this machine."""
+    try:
+        with lock_path(store).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def log_path(store: Store) -> Path:
     """Where the supervisor and its workers write what they print."""
     return store.beside(".jobs.log")
@@ -116,7 +167,7 @@ def log_path(store: Store) -> Path:
 def supervisor(store: Store) -> psutil.Process | None:
     """The process that runs the jobs of a store, if it lives."""
     with store.engine.connect() as connection:
-        query = sa.select(JOBS.c.pid, JOBS.c.pid_started).where(JOBS.c.pid.is_not(None))
+        query = sa.select(JOBS.c.pid, JOBS.c.pid_started).where(JOBS.c.pid.is_not(None), _of_this_machine())
         found = connection.execute(query.order_by(JOBS.c.started.desc()).limit(1)).first()
     if found is None:
         return None
@@ -155,7 +206,7 @@ def stop_supervisor(store: Store, *, grace: float = 5.0) -> None:
 def take_next(store: Store) -> Job | None:
     """Mark the oldest queued job as running in this process and return it; one that cannot be read fails."""
     with store.engine.begin() as connection:
-        oldest = sa.select(JOBS.c.id).where(JOBS.c.status == QUEUED).order_by(JOBS.c.id).limit(1)
+        oldest = sa.select(JOBS.c.id).where(*_queued_here()).order_by(JOBS.c.id).limit(1)
         number = connection.execute(oldest.with_for_update(skip_locked=True)).scalar()
         if number is None:
             return None
@@ -186,12 +237,21 @@ def _mend(store: Store) -> None:
         return
     with store.engine.connect() as connection:
         query = sa.select(JOBS.c.id, JOBS.c.pid, JOBS.c.pid_started, JOBS.c.cancel)
-        running = connection.execute(query.where(JOBS.c.status == RUNNING)).all()
+        running = connection.execute(query.where(JOBS.c.status == RUNNING, _of_this_machine())).all()
     for number, pid, started, cancelled in running:
         if _alive(int(pid), float(started)) is None:
             text = "" if cancelled else "its process was killed; run it again to go on from the finished cells"
             status = CANCELLED if cancelled else FAILED
             update(store, number, status=status, error=text, finished=time.time())
+
+
+def _queued_here() -> tuple[sa.ColumnElement[bool], ...]:
+    return JOBS.c.status == QUEUED, _of_this_machine()
+
+
+def _of_this_machine() -> sa.ColumnElement[bool]:
+    """Jobs of this machine, and those of a store that was written before jobs named theirs."""
+    return JOBS.c.host.in_(("", socket.gethostname()))
 
 
 def _alive(pid: int, started: float) -> psutil.Process | None:
@@ -205,4 +265,4 @@ def _alive(pid: int, started: float) -> psutil.Process | None:
 
 def _job(row: Any) -> Job:
     values = {field.name: row[field.name] for field in fields(Job) if field.name != "plan"}
-    return Job(plan=plan_from_yaml(row["plan"], f"job {row['id']}"), **values)
+    return Job(plan=plan_from_yaml(row["plan"], f"job {row['id']}"), **{**values, "retry": bool(row["retry"])})

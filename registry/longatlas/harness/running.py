@@ -28,6 +28,7 @@ def run(
     *,
     store: Store | str | None = None,
     force: bool = False,
+    retry_failed: bool = False,
     progress: Listener | bool = True,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> pd.DataFrame:
@@ -36,6 +37,7 @@ def run(
     plan         a Plan, a mapping of its keys, or the path of a YAML file
     store        a Store, a path or a URL; None = LONGATLAS_STORE, else the user's data folder
     force        measure again what is finished
+    retry_failed measure again what is finished with another status than ok
     progress     a function that is told before and after each cell; True = a bar on stderr where that is a terminal
     should_stop  asked often; when it says yes the run ends with StoppedError
 
@@ -48,6 +50,8 @@ def run(
     store.check_writable()
     with device_slot(plan.device, should_stop), _listener(progress) as told:
         statuses = {} if force else store.finished((cell.key for cell in cells), timeout=plan.timeout)
+        if retry_failed:
+            statuses = {key: status for key, status in statuses.items() if status == "ok"}
         with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
             PlanRun(cells, statuses, plan.timeout, store, executor, told).go(should_stop)
     return _in_order(store.rows(keys=[cell.key for cell in cells]), cells)

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import TextIO
 
 from longatlas.harness import jobs
 from longatlas.harness.progress import Progress
@@ -19,14 +20,24 @@ from longatlas.store import Store
 def main(url: str) -> None:
     """Run the queue of the store at `url`; returns at once when another supervisor does."""
     store = Store(url)
-    with jobs.log_path(store).with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with jobs.lock_path(store).open("w") as lock:
+        if not _locked(lock):
             return
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         while (job := jobs.take_next(store)) is not None:
             _run_job(store, job)
+
+
+def _locked(lock: TextIO, tries: int = 10) -> bool:
+    """Whether this process has the lock now; it may be held for a moment by one that ends, or that only looks."""
+    for _ in range(tries):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
 
 
 def _run_job(store: Store, job: jobs.Job) -> None:
@@ -40,7 +51,7 @@ def _run_job(store: Store, job: jobs.Job) -> None:
 
     status, error = jobs.DONE, ""
     try:
-        run(job.plan, store=store, progress=report, should_stop=_asker(store, job.id))
+        run(job.plan, store=store, retry_failed=job.retry, progress=report, should_stop=_asker(store, job.id))
     except StoppedError:
         status = jobs.CANCELLED
     except SystemExit:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from longatlas.store.schema import META, SCHEMA, SCHEMA_VERSION
+from longatlas.store.schema import JOBS, META, SCHEMA, SCHEMA_VERSION
 from longatlas.store.writing import Record, put
 
 _ROW = ("metric", "value", "unit", "low", "high", "status", "reason", "n")
@@ -20,6 +20,7 @@ def migrate(connection: Connection, version: int) -> None:
     """From `version` to SCHEMA_VERSION; the caller's transaction holds it together."""
     if version == 1:
         _from_1(connection)
+    _from_2(connection)
     connection.execute(sa.update(META).where(META.c.key == "version").values(value=str(SCHEMA_VERSION)))
 
 
@@ -33,6 +34,15 @@ def _from_1(connection: Connection) -> None:
     put(connection, _records_of_1(connection))
     for table in ("cells", "rows"):
         connection.exec_driver_sql(f"DROP TABLE {table}_1")
+
+
+def _from_2(connection: Connection) -> None:
+    """Version 2 had jobs that could not try failed cells again and did not say on which machine they run."""
+    there = {column["name"] for column in sa.inspect(connection).get_columns("jobs")}
+    for column in (JOBS.c.retry, JOBS.c.host):
+        if column.name not in there:
+            told = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE jobs ADD COLUMN {told}")
 
 
 def _records_of_1(connection: Connection) -> Iterator[Record]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SCHEMA = sa.MetaData()
 
@@ -108,6 +108,8 @@ JOBS = sa.Table(
     sa.Column("current", sa.String, nullable=False, default=""),
     sa.Column("error", sa.String, nullable=False, default=""),
     sa.Column("cancel", sa.Integer, nullable=False, default=0),
+    sa.Column("retry", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Column("host", sa.String, nullable=False, default="", server_default=""),
     sa.Column("pid", sa.Integer),
     sa.Column("pid_started", sa.Float),
     sa.Column("created", sa.Float, nullable=False),
