@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import streamlit as st
 
-from longatlas_dashboard import gate, settings, ui
+from longatlas_dashboard import gate, selection, settings, ui
 
 # A material icon here would be fetched from the web; an emoji is drawn by the browser.
 st.set_page_config(page_title="longatlas", page_icon="🗺️", layout="wide")
 
+COMPARING = [(name, title, icon) for name, (title, icon) in selection.COMPARING.items()]
 GROUPS = {
     "Explore": (
         ("home", "Home", "home"),
         ("taxonomy", "Taxonomy", "account_tree"),
         ("method", "Method", "article"),
-        ("compare", "Compare", "stacked_line_chart"),
+        COMPARING[0],
     ),
     "Measure": (("run", "Run", "play_circle"), ("jobs", "Jobs", "checklist")),
-    "Evidence": (("results", "Results", "table"), ("methodology", "Methodology", "straighten")),
+    "Evidence": (*COMPARING[1:], ("results", "Results", "table"), ("methodology", "Methodology", "straighten")),
 }
 
 

@@ -41,12 +41,16 @@ def scaling(
     unit: str,
     theme: Theme,
     order: Sequence[str],
+    references: pd.DataFrame | None = None,
+    formula: pd.DataFrame | None = None,
 ) -> alt.LayerChart:
     """Values against T, both axes logarithmic, with intervals; failed cells stand as marks at the top edge.
 
-    frame   rows with method, T, value, low, high, n
-    failed  rows with method, T, status, reason
-    order   names of the catalog's methods, which binds colours
+    frame       rows with method, T, value, low, high, n
+    failed      rows with method, T, status, reason
+    order       names of the catalog's methods, which binds colours
+    references  two points (T, value) of each line of a `power` of T
+    formula     rows with method, T, value that are computed and not measured: crosses on the lines
     """
     methods = _methods(order, frame, failed)
     frame = _positive(frame, "value")
@@ -65,6 +69,14 @@ def scaling(
         tooltip=_tooltips("method", "T", "shown", "interval", "n"), description="spoken:N"
     )
     layers: list[Any] = [lines, intervals, points, *_failed_marks(failed, methods, x, theme, order)]
+    if formula is not None and len(formula):
+        computed = alt.Chart(formula[["method", "T", "value"]])
+        crosses = computed.mark_text(text="×", fontSize=17, fontWeight="bold").encode(
+            x=x, y=y, color=colour, tooltip=[alt.Tooltip("method:N"), alt.Tooltip("T:Q"), alt.Tooltip("value:Q")]
+        )
+        layers.append(crosses)
+    if references is not None and len(references):
+        layers = [*_reference_lines(references, spread, x, y, theme), *layers]
     return _finish(alt.layer(*layers), theme, height=HEIGHT + top)
 
 
@@ -129,10 +141,12 @@ def trade_off(
     unit: str,
     theme: Theme,
     order: Sequence[str],
+    quality_less: bool = True,
 ) -> alt.LayerChart:
     """Quality against cost with the Pareto frontier as a stepped line; options of one method are joined.
 
     points, frontier  rows with method, cost, quality (and *_low, *_high), as analysis.trade_off gives them
+    quality_less      less is better; else more
     """
     points, frontier = _positive(points, "cost"), _positive(frontier, "cost")
     methods = _methods(order, points)
@@ -143,7 +157,7 @@ def trade_off(
         told_cost=[marks.value_text(v, unit) for v in points["cost"]],
         told_quality=[f"{v:.3f}" for v in points["quality"]],
     )
-    step = alt.Chart(_to_the_edges(frontier, points)).mark_line(
+    step = alt.Chart(_to_the_edges(frontier, points, "max" if quality_less else "min")).mark_line(
         interpolate="step-after", color=theme.muted, strokeDash=[5, 4], strokeWidth=1.5
     )
     joined = alt.Chart(data).mark_line(strokeWidth=1, color=theme.border).encode(x=x, y=y, detail="base:N")
@@ -285,6 +299,26 @@ def influence_map(relative: Sequence[Sequence[float]], *, theme: Theme) -> alt.L
     return _finish(alt.layer(made), theme, height=340)
 
 
+def _reference_lines(references: pd.DataFrame, spread: pd.Series, x: alt.X, y: alt.Y, theme: Theme) -> list[Any]:
+    """Thin dotted lines of T^p with their names at the far end, as far as they lie within what is measured."""
+    layers: list[Any] = []
+    low, high = float(spread.min()), float(spread.max())
+    for power, line in references.groupby("power"):
+        (t0, v0), (t1, v1) = line.sort_values("T")[["T", "value"]].to_numpy(float)
+        if power and t1 > t0:
+            end = high if power > 0 else low
+            t1 = min(t1, t0 * (end / v0) ** (1 / power))
+            v1 = v0 * (t1 / t0) ** power
+        name = {0: "T^0", 1: "T"}.get(power, f"T^{power:g}")
+        data = pd.DataFrame({"T": [t0, t1], "value": [v0, v1], "name": ["", name]})
+        base = alt.Chart(data).encode(x=x, y=y)
+        layers += [
+            base.mark_line(color=theme.muted, strokeDash=[1, 4], strokeWidth=1.5),
+            base.mark_text(align="right", dx=-4, dy=-7, fontSize=11, color=theme.muted).encode(text="name:N"),
+        ]
+    return layers
+
+
 def _intervals(data: pd.DataFrame, x: alt.X, ends: tuple[str, str], scale: Any, colour: alt.Color) -> alt.Chart:
     """A thin line from the low end of each interval to the high one, where there is an interval."""
     low, high = ends
@@ -293,12 +327,12 @@ def _intervals(data: pd.DataFrame, x: alt.X, ends: tuple[str, str], scale: Any, 
     return here.mark_rule(strokeWidth=1.5, opacity=0.7).encode(x=x, y=y, y2=f"{high}:Q", color=colour)
 
 
-def _to_the_edges(frontier: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:
+def _to_the_edges(frontier: pd.DataFrame, points: pd.DataFrame, worst: str) -> pd.DataFrame:
     """The frontier's line, drawn on to the worst quality and the highest cost among the points."""
     line = frontier[["cost", "quality"]].astype(float)
     if line.empty:
         return line
-    start = pd.DataFrame({"cost": [line["cost"].iloc[0]], "quality": [float(points["quality"].max())]})
+    start = pd.DataFrame({"cost": [line["cost"].iloc[0]], "quality": [float(points["quality"].agg(worst))]})
     end = pd.DataFrame({"cost": [float(points["cost"].max())], "quality": [line["quality"].iloc[-1]]})
     return pd.concat([start, line, end])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,6 +15,7 @@ from longatlas.harness import analysis
 from longatlas_dashboard import charts, marks, ui
 
 AT_MOST = 10
+BASELINE = "vanilla"
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,34 @@ VIEWS = (
     View("state", "State after a prefill", "memory", "prefill", "state_bytes", "bytes"),
 )
 BY_KEY = {view.key: view for view in VIEWS}
+TIMES = VIEWS[:3]
+BYTES = VIEWS[3:]
 
 
 def against_length(rows: pd.DataFrame, view: View, *, key: str) -> None:
     """Draw a view of rows of one setting."""
     values = analysis.measured(rows, view.metric, view.phase)
-    failed = analysis.failures(rows, view.measure, view.phase)
+    draw(values, analysis.failures(rows, view.measure, view.phase), view, key=key)
+
+
+def draw(
+    values: pd.DataFrame,
+    failed: pd.DataFrame,
+    view: View,
+    *,
+    key: str,
+    powers: Sequence[float] = (),
+    formula: pd.DataFrame | None = None,
+) -> None:
+    """Draw values against T under the view's title.
+
+    powers   draws reference lines of T^p for these
+    formula  computed values, drawn as crosses (charts.scaling)
+    """
     st.markdown(f"**{view.title}**")
     values, failed = _at_most(values, failed)
+    if formula is not None:
+        formula = formula[formula["method"].isin(set(values["method"]))]
     made = charts.scaling(
         values,
         failed,
@@ -52,6 +74,8 @@ def against_length(rows: pd.DataFrame, view: View, *, key: str) -> None:
         unit=view.unit,
         theme=ui.theme(),
         order=ui.methods_order(),
+        references=analysis.reference_slopes(values, powers, BASELINE) if powers else None,
+        formula=formula,
     )
     ui.chart(made, alt_text=_alt(view, values, failed), key=key)
     hidden = int((values["value"] <= 0).sum())
@@ -73,10 +97,10 @@ def _has(rows: pd.DataFrame, view: View) -> bool:
     return not (analysis.measured(rows, view.metric, view.phase).empty and failed.empty)
 
 
-def growth_table(rows: pd.DataFrame) -> pd.DataFrame:
+def growth_table(rows: pd.DataFrame, views: Sequence[View] = VIEWS) -> pd.DataFrame:
     """Fitted growth of each view beside what the card claims, one line per method."""
     lines: dict[str, dict[str, str]] = {}
-    for view in VIEWS:
+    for view in views:
         for fit in analysis.exponents(analysis.measured(rows, view.metric, view.phase)).itertuples():
             line = lines.setdefault(fit.method, claims(fit.method))
             line[view.title] = marks.exponent_text(fit.exponent, fit.low, fit.high)
@@ -93,16 +117,25 @@ def claims(spec: str) -> dict[str, str]:
     }
 
 
-def crossover_table(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def crossover_table(rows: pd.DataFrame, baseline: str, views: Sequence[View] = VIEWS) -> pd.DataFrame:
     """From which T each method stays below the baseline and by how much, one line per method."""
     lines: dict[str, dict[str, str]] = {}
-    for view in VIEWS:
+    for view in views:
         timed = analysis.measured(rows, view.metric, view.phase)
         for found in analysis.crossovers(timed, baseline).itertuples():
             start = "never" if pd.isna(found.from_T) else f"from {marks.length_text(found.from_T)}"
             line = lines.setdefault(found.method, {"method": found.method})
             line[view.title] = f"{start} (×{found.ratio:.2f} at {marks.length_text(found.longest_T)})"
     return pd.DataFrame(list(lines.values())).fillna("")
+
+
+def repeats(rows: pd.DataFrame) -> str:
+    """How many samples stand behind the values, in words."""
+    counts = rows.loc[(rows["status"] == "ok") & (rows["n"] > 1), "n"]
+    if counts.empty:
+        return "Single values."
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low} samples a value." if low == high else f"{low} to {high} samples a value."
 
 
 def failure_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -151,6 +151,60 @@ def query_list(name: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in query(name).split(",") if part.strip()))
 
 
+# Controls whose value stands in the URL. Streamlit's own binding writes an option's words there; these write its short
+# name, which stays the same when the words change.
+
+
+def segments(
+    label: str,
+    options: Sequence[Any],
+    *,
+    key: str,
+    default: Any = None,
+    words: Callable[[Any], str] = str,
+    name: Callable[[Any], str] = str,
+) -> Any:
+    """One of a few options beside each other; without a default none may be chosen. `name` is its text in the URL."""
+    start = _asked_for(key, options, name, default)
+    required = default is not None
+    chosen = st.segmented_control(label, options, default=start, required=required, format_func=words, key=key)
+    return _told(key, chosen, name, default)
+
+
+def selected(
+    label: str,
+    options: Sequence[Any],
+    *,
+    key: str,
+    words: Callable[[Any], str] = str,
+    name: Callable[[Any], str] = str,
+    default: Any = None,
+) -> Any:
+    """One of many options in a list that opens; the first without a default."""
+    first = options[0] if default is None else default
+    start = list(options).index(_asked_for(key, options, name, first))
+    return _told(key, st.selectbox(label, options, start, format_func=words, key=key), name, first)
+
+
+def slid(label: str, options: Sequence[Any], *, key: str, default: Any, words: Callable[[Any], str] = str) -> Any:
+    """One of ordered options on a slider."""
+    start = _asked_for(key, options, str, default)
+    return _told(key, st.select_slider(label, options, start, format_func=words, key=key), str, default)
+
+
+def _asked_for(key: str, options: Sequence[Any], name: Callable[[Any], str], default: Any) -> Any:
+    """The option that the URL names, else the default."""
+    asked = query(key)
+    return next((option for option in options if asked and name(option) == asked), default)
+
+
+def _told(key: str, chosen: Any, name: Callable[[Any], str], default: Any) -> Any:
+    """Write what was chosen into the URL; the default needs no word."""
+    found = default if chosen is None else chosen
+    set_query(**{key: "" if found is None or found == default else name(found)})
+    return found
+
+
 # Pieces of pages
 
 
@@ -210,16 +264,21 @@ def _log_exception() -> None:
     logging.getLogger("longatlas_dashboard").exception("a page failed")
 
 
-def setting_choice(methods: Iterable[str], measures: Iterable[str], *, key: str, phase: str = "") -> pd.Series | None:
+def setting_choice(
+    methods: Iterable[str], measures: Iterable[str], *, key: str, phase: str = "", label: str = "Measured on"
+) -> pd.Series | None:
     """Let the reader choose the machine, case and level whose rows are shown, newest first; None without rows."""
     found = ask("settings", tuple(methods), tuple(measures), phase)
     if found.empty:
         return None
-    places = list(range(len(found)))
-    if len(places) == 1:
+    if len(found) == 1:
         return found.iloc[0]
-    place = st.selectbox(
-        "Measured on", places, format_func=lambda i: setting_text(found.iloc[i]), key=key, bind="query-params"
+    place = selected(
+        label,
+        range(len(found)),
+        key=key,
+        words=lambda i: setting_text(found.iloc[i]),
+        name=lambda i: f"{found.iloc[i]['setting']}{found.iloc[i]['level'][:1]}",
     )
     return found.iloc[place]
 

@@ -10,7 +10,10 @@ from typing import Any
 from longatlas.cards import Builder, Method, OptionValue
 from longatlas.catalog import impl_obstacle, load_catalog
 from longatlas.errors import LongAtlasError
+from longatlas.flops import Call, growing_cache
 from longatlas.slots import MIXER_REPLACES
+
+_KEEPS = {"mixer", "memory", "attention", "context"}
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,20 @@ def as_combination(method: Combination | Method | str) -> Combination:
     if isinstance(method, Method):
         return Combination((Part(method, method.resolve_options({})),))
     return parse_spec(method)
+
+
+def state_numbers(combination: Combination, call: Call) -> int | None:
+    """Numbers that one layer keeps of one sequence by the cards' formulas; None where a method gives none.
+
+    What keeps tokens is a mixer, a memory, an attention or a context; a method of other slots leaves it as it is.
+    """
+    keeping = [part for part in combination.parts if _KEEPS & set(part.method.fills)]
+    if len(keeping) > 1:
+        return None
+    if not keeping:
+        return growing_cache(call)
+    formula = keeping[0].method.state_size
+    return None if formula is None else int(call_with_options(formula, call, keeping[0].options))
 
 
 def call_with_options(function: Callable[..., Any], subject: Any, options: Mapping[str, Any]) -> Any:

@@ -26,7 +26,7 @@ FAILURES = {
 
 def sample_plan(**changes: Any) -> Plan:
     """A plan as the demo's."""
-    tasks = tuple(task for task in ("language_model", "mqar") if task in catalog.load_catalog().tasks)
+    tasks = tuple(task for task in ("language_model", "mqar", "passkey") if task in catalog.load_catalog().tasks)
     return Plan(**{"methods": METHODS, "tasks": tasks, "preset": "demo", **changes})
 
 
@@ -69,6 +69,12 @@ def _memory(cell: Cell) -> list[dict[str, Any]]:
 
 
 def _quality(cell: Cell) -> list[dict[str, Any]]:
+    if cell.phase == "passkey":
+        return [
+            _row(metric, value, "", T=length)
+            for length, value in ((128, 1.0), (256, 0.75), (512, 0.25))
+            for metric in ("accuracy", *(f"accuracy_depth_{depth}" for depth in range(10)))
+        ]
     if cell.phase != "language_model":
         return [_row("accuracy", 0.8 * _near(cell.method), "", T=64)]
     start = 2.1 * _near(cell.method)

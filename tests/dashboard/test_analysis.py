@@ -107,3 +107,38 @@ def test_failures_are_never_dropped() -> None:
 def test_a_value_that_is_not_finite_is_no_measurement() -> None:
     rows = pd.DataFrame({"method": "vanilla", "T": [1, 2, 3, 4], "metric": "ms", "status": "ok", "phase": "train"})
     assert analysis.measured(rows.assign(value=[1.0, np.nan, np.inf, None]), "ms")["T"].tolist() == [1]
+
+
+def test_ratios_stand_for_values_and_leave_out_what_has_no_baseline() -> None:
+    rows = frame(row(1, "vanilla", 8, 4.0), row(2, "fast", 8, 1.0), row(3, "fast", 16, 2.0))
+    found = analysis.ratios(rows, "vanilla")
+    assert found[["method", "T", "value"]].values.tolist() == [["fast", 8, 0.25]]
+    assert found["low"].isna().all()
+
+
+def test_reference_slopes_start_at_the_baseline() -> None:
+    rows = frame(row(1, "fast", 8, 1.0), row(2, "vanilla", 16, 2.0), row(3, "vanilla", 64, 9.0))
+    lines = analysis.reference_slopes(rows, (0.0, 2.0), "vanilla")
+    assert lines.values.tolist() == [[0.0, 8.0, 2.0], [0.0, 64.0, 2.0], [2.0, 8.0, 0.5], [2.0, 64.0, 32.0]]
+    assert analysis.reference_slopes(rows[:1], (1.0,), "vanilla")["value"].tolist() == [1.0, 1.0]
+    assert analysis.reference_slopes(rows[:0], (1.0,), "vanilla").empty
+
+
+def test_largest_that_fits_is_measured_and_drawn_on() -> None:
+    growing = [row(n, "vanilla", 8 << n, 10.0 * 4**n) for n in range(3)]  # T^2: 10, 40, 160
+    flat = [row(10 + n, "flat", 8 << n, 50.0) for n in range(3)]
+    found = analysis.largest_that_fits(frame(*growing, *flat), 90.0).set_index("method")
+    assert found.loc["vanilla", ["measured_T", "value", "longest_T"]].tolist() == [16, 40.0, 32]
+    assert found.loc["vanilla", "estimated_T"] == pytest.approx(24.0)
+    assert found.loc["flat", ["measured_T", "estimated_T"]].tolist() == [32, float("inf")]
+    tight = analysis.largest_that_fits(frame(*growing), 2.5)
+    assert tight["measured_T"].isna().all()
+    assert tight["estimated_T"].iloc[0] == pytest.approx(4.0)
+    assert analysis.largest_that_fits(frame(growing[0]), 90.0)["estimated_T"].isna().all()
+
+
+def test_effective_length_ends_where_a_shorter_one_fails() -> None:
+    rows = frame(*(row(n, "a", T, v) for n, (T, v) in enumerate([(8, 1.0), (16, 0.5), (32, 1.0)])), row(9, "b", 8, 0.1))
+    found = analysis.effective_lengths(rows, 0.9)
+    assert found.loc[0, ["method", "effective_T", "longest_T"]].tolist() == ["a", 8, 32]
+    assert found["effective_T"].isna().tolist() == [False, True]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from sqlalchemy.exc import OperationalError
 from streamlit.testing.v1 import AppTest
@@ -16,7 +21,7 @@ from longatlas.cards import Method, Option
 from longatlas.catalog import Catalog
 from longatlas.harness import findings, jobs
 from longatlas.harness.cells import expand
-from longatlas.harness.plan import Plan
+from longatlas.harness.plan import Plan, plan_from_yaml
 from longatlas.plugins import Plugin
 from longatlas.store import Store
 from longatlas_dashboard import gate, ui
@@ -222,14 +227,105 @@ def test_a_locked_store_is_a_message_where_it_was_clicked(filled: Store, monkeyp
     jobs.cancel(filled, job.id)
 
 
-def test_compare_shows_failures_and_growth(filled: Store) -> None:
+def frame_with(app: AppTest, column: str) -> pd.DataFrame:
+    """The first table of a page that has a column."""
+    return next(element.value for element in app.dataframe if column in element.value)
+
+
+def charts_of(app: AppTest) -> list[Any]:
+    return list(app.get("arrow_vega_lite_chart") or app.get("vega_lite_chart"))
+
+
+def test_compare_shows_cards_failures_and_plots(filled: Store) -> None:
     app = show("compare", m="vanilla,transformer_xl")
-    frames = [element.value for element in app.dataframe]
-    failed = next(frame for frame in frames if "reason" in frame)
-    assert set(failed["status"]) == {"oom", "timeout", "skipped"}
-    growth = next(frame for frame in frames if "time claimed" in frame)
-    assert growth["Prefill time"].str.startswith("T^").all()
-    assert len(app.get("arrow_vega_lite_chart") or app.get("vega_lite_chart")) >= 7
+    assert set(frame_with(app, "reason")["status"]) == {"oom", "timeout", "skipped"}
+    cards = frame_with(app, "fact").set_index("fact")
+    assert cards.loc["≠ time"].tolist() == ["T^2", "T*(M+N)"]
+    assert cards.loc["training"].tolist() == ["train", "train"]
+    assert len(charts_of(app)) >= 7
+
+
+def test_scaling_fits_growth_beside_the_claims_and_keeps_failures(filled: Store) -> None:
+    app = show("scaling", m="vanilla,transformer_xl")
+    assert frame_with(app, "time claimed")["Prefill time"].str.startswith("T^").all()
+    assert set(frame_with(app, "reason")["status"]) == {"oom", "timeout", "skipped"}
+    assert len(charts_of(app)) == 3
+    app = show("scaling", m="vanilla,transformer_xl", p="decode", u="ratio")
+    assert "Decode time, one token over that of vanilla" in texts(app)
+    assert len(charts_of(app)) == 1
+    app = show("scaling", m="vanilla", u="rate")
+    assert "Prefill rate" in texts(app)
+
+
+def test_memory_tells_what_fits_a_budget_and_the_formula_of_the_state(filled: Store) -> None:
+    app = show("memory", m="vanilla,infini_attention", of="state", budget=str(1 << 20))
+    assert not app.error
+    fits = frame_with(app, "needs there").set_index("method")
+    assert fits.loc["vanilla", "measured"] == "1K"
+    assert fits.loc["infini_attention", "estimated T"] == "any"
+    state = frame_with(app, "formula")
+    kept = 2 * 4 * 32 * 4 * 2  # bytes a token: keys and values of 4 heads of 32 in fp32, in both layers
+    vanilla = state[state["method"] == "vanilla"]
+    assert (vanilla["formula"] == vanilla["T"] * kept).all()
+    assert frame_with(app, "looks back")["paper's setting"].iloc[-1] == "1.6M"
+
+
+def test_memory_measures_table_1_once(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = show("memory", m="vanilla")
+    assert app.button(key="find_footprint").label == "Measure the small setting"
+    app.button(key="find_footprint").click().run(timeout=120)
+    assert not app.error
+    table = frame_with(app, "small, measured").set_index("memory")
+    assert table.loc["Infini-attention", "small, measured"] == table.loc["Infini-attention", "small, formula"]
+    monkeypatch.setenv("LONGATLAS_DASHBOARD_READ_ONLY", "1")
+    again = show("memory", m="vanilla")
+    assert frame_with(again, "small, measured")["small, measured"].iloc[-1] != ""
+    assert not [button for button in again.button if button.key == "find_footprint"]
+
+
+def test_trade_off_chooses_cost_task_and_bucket(filled: Store) -> None:
+    app = show("trade_off", m="vanilla,alibi,sliding_window", cost="state", upto="1024")
+    table = frame_with(app, "frontier")
+    assert set(table["method"]) == {"vanilla", "alibi", "sliding_window"}
+    assert "State after a prefill, bytes" in table
+    assert (table["frontier"] != "").any()
+    app = show("trade_off", m="vanilla,alibi,sliding_window", task="mqar")
+    assert "Upper left is better" in texts(app)
+    best = frame_with(app, "frontier").sort_values("accuracy").iloc[-1]
+    assert best["frontier"] == "not beaten"
+
+
+def test_retrieval_maps_depth_and_tells_the_effective_length(filled: Store) -> None:
+    app = show("retrieval", m="vanilla,alibi", task="passkey", hold="0.6")
+    assert not app.error
+    table = frame_with(app, "effective T")
+    assert table["measured up to"].tolist() == ["512", "512"]
+    assert table["effective T"].tolist() == ["256", "256"]
+    assert len(charts_of(app)) == 3
+    assert frame_with(show("retrieval", m="alibi", task="mqar"), "effective T")["measured up to"].tolist() == ["64"]
+
+
+@pytest.mark.parametrize("page", ["scaling", "memory", "trade_off", "retrieval", "compare"])
+def test_a_method_without_rows_gets_the_command_that_measures_it(filled: Store, page: str) -> None:
+    app = show(page, m="yarn")
+    assert not app.exception
+    assert "longatlas run --methods yarn" in texts(app)
+    assert "nothing_at_all" in show(page, m="nothing_at_all").error[0].value
+
+
+@pytest.mark.parametrize("page", ["scaling", "memory", "retrieval", "run"])
+def test_the_command_of_a_view_makes_the_plan_of_the_same_hash(filled: Store, page: str) -> None:
+    app = show(
+        page, m="vanilla,sliding_window:window=64,alibi", **({"t": "96,512", "w": "speed"} if page == "run" else {})
+    )
+    (command,) = [code.value for code in app.code if code.value.startswith("longatlas run --methods vanilla,sl")][:1]
+    told = re.search(r"has the hash `([0-9a-f]{12})`", texts(app))
+    assert told
+    shell = f"{sys.executable} -m {command} --dry-run --json"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout)["hash"] == told[1]
+    yaml = next(code.value for code in app.code if code.value.startswith("methods:\n"))
+    assert plan_from_yaml(yaml).hash == told[1]
 
 
 def test_compare_says_which_methods_it_does_not_know(filled: Store) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from longatlas.store import queries
-from longatlas.store.transfer import export_rows
-from longatlas_dashboard import settings, ui
+from longatlas_dashboard import settings, takeaway, ui
 
 FILTERS = {"m": "method", "w": "measure", "p": "phase", "l": "level", "s": "status", "d": "device", "y": "dtype"}
 FIRST = ["method", "measure", "phase", "T", "metric", "value", "unit", "low", "high", "status", "reason"]
-FORMATS = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 MOST = 200_000  # rows that a download holds; `longatlas results export` writes any number
 
 
@@ -80,25 +76,7 @@ def _downloads(chosen: dict[str, list[str]], newest: bool, found: int) -> None:
     if found > MOST:
         st.caption(f"More than {MOST:,} rows: filter them, or write them all with `longatlas results export`.")
         return
-    with st.container(horizontal=True):
-        for suffix, mime in FORMATS.items():
-            st.download_button(
-                suffix.upper() if suffix != "parquet" else "Parquet",
-                lambda suffix=suffix: _file(chosen, newest, found, suffix),
-                f"longatlas.{suffix}",
-                mime,
-                icon=":material/download:",
-                on_click="ignore",
-            )
-
-
-def _file(chosen: dict[str, list[str]], newest: bool, found: int, suffix: str) -> bytes:
-    """The chosen rows as a file that `longatlas results import` takes."""
-    rows = queries.page(ui.store(), chosen, latest=newest, size=found)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"longatlas.{suffix}"
-        export_rows(rows, path)
-        return path.read_bytes()
+    takeaway.downloads(lambda: queries.page(ui.store(), chosen, latest=newest, size=found), key="rows")
 
 
 page()

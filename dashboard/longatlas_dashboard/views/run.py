@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 import streamlit as st
@@ -10,7 +9,7 @@ import streamlit as st
 from longatlas.errors import LongAtlasError
 from longatlas.harness import cells, jobs
 from longatlas.harness.plan import KEYS, Plan
-from longatlas_dashboard import form, plots, settings, ui
+from longatlas_dashboard import form, plots, settings, takeaway, ui
 
 # URL parameter -> key of the plan: short and stable.
 URL_KEYS = {"m": "methods", "w": "measure", "p": "phases", "l": "levels", "t": "lengths", "q": "tasks", "z": "preset"}
@@ -100,10 +99,8 @@ def _start(plan: Plan) -> None:
 
 
 def _same_plan(plan: Plan) -> None:
-    ui.section("The same plan", f"Its hash is `{plan.hash}`, wherever it is started.")
-    command, file = st.tabs(["Command", "YAML"])
-    command.code(shlex.join(plan.to_command()), language="bash", wrap_lines=True)
-    file.code(plan.to_yaml(), language="yaml")
+    ui.section("The same plan")
+    takeaway.of_plan(plan, key="run")
     known = [spec for spec in plan.methods if plots.known(spec)]
     ui.link("compare", "Compare what is measured", icon=":material/stacked_line_chart:", m=",".join(known))
 

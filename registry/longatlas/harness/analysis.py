@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,8 @@ from scipy.stats import t as student
 SHAPED = ("speed", "memory")
 FAILED = ("oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
 
+# A cost whose log-log slope is below this is taken not to grow with T.
+FLAT_SLOPE = 0.05
 _SERIES = ("method", "impl", "phase", "metric")
 
 
@@ -99,6 +101,82 @@ def crossovers(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
         records.append({**keys, "from_T": start, "ratio": ratios[-1], "longest_T": int(lengths[-1])})
     table = pd.DataFrame(records, columns=[*_SERIES, "from_T", "ratio", "longest_T"])
     return table.astype({"from_T": "Int64"})
+
+
+def ratios(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Rows whose value is the ratio to the baseline's at the same phase, metric and T; without an interval.
+
+    Rows whose baseline was not measured are left out, as are the baseline's own.
+    """
+    found = ratio_to(frame, baseline)
+    found = found[found["ratio"].notna() & (found["method"] != baseline)]
+    return found.assign(value=found["ratio"], low=np.nan, high=np.nan).drop(columns="ratio").reset_index(drop=True)
+
+
+def reference_slopes(frame: pd.DataFrame, powers: Sequence[float], baseline: str) -> pd.DataFrame:
+    """Lines of T^p through the first point of the baseline, or of the first method without it.
+
+    Columns: power, T, value; two points a line, at the least and the greatest T of the frame.
+    """
+    columns = ["power", "T", "value"]
+    if frame.empty:
+        return pd.DataFrame(columns=columns)
+    own = frame[frame["method"] == baseline]
+    start = (own if len(own) else frame).sort_values("T").iloc[0]
+    ends = (int(frame["T"].min()), int(frame["T"].max()))
+    lines = [(power, T, float(start["value"]) * (T / int(start["T"])) ** power) for power in powers for T in ends]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def largest_that_fits(frame: pd.DataFrame, budget: float) -> pd.DataFrame:
+    """For each series of a cost that grows with T: the greatest T within a budget.
+
+    Columns: method, impl, phase, metric, measured_T (None: not even the shortest), value (at measured_T), longest_T
+    (what was measured at most), and estimated_T on the log-log line through the measured points, drawn on with its
+    last slope; inf where that slope is not above 0.05, None with fewer than two points.
+    """
+    records = []
+    for names, rows in frame.groupby(list(_SERIES), sort=False):
+        points = rows[rows["value"] > 0].sort_values("T")
+        lengths, values = points["T"].to_numpy(float), points["value"].to_numpy(float)
+        inside = np.flatnonzero(np.maximum.accumulate(values) <= budget) if len(values) else np.array([], int)
+        last = int(inside[-1]) if len(inside) else None
+        records.append(
+            {
+                **dict(zip(_SERIES, cast("tuple[str, ...]", names), strict=True)),
+                "measured_T": None if last is None else int(lengths[last]),
+                "value": None if last is None else float(values[last]),
+                "longest_T": int(lengths[-1]) if len(lengths) else None,
+                "estimated_T": _length_at(lengths, values, last, budget),
+            }
+        )
+    columns = [*_SERIES, "measured_T", "value", "longest_T", "estimated_T"]
+    table = pd.DataFrame(records, columns=columns)
+    return table.astype({"measured_T": "Int64", "longest_T": "Int64", "estimated_T": "float64", "value": "float64"})
+
+
+def _length_at(lengths: Any, values: Any, last: int | None, budget: float) -> float | None:
+    if len(lengths) < 2:
+        return None
+    left = min(last or 0, len(lengths) - 2)
+    slope = np.log(values[left + 1] / values[left]) / np.log(lengths[left + 1] / lengths[left])
+    if slope <= FLAT_SLOPE:
+        return float("inf") if last == len(lengths) - 1 else float(lengths[left])
+    return float(lengths[left] * (budget / values[left]) ** (1 / slope))
+
+
+def effective_lengths(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """The greatest T up to which a method's value never falls below `threshold`, one line per method.
+
+    Columns: method, effective_T (None: below it at the shortest already), longest_T.
+    """
+    records = []
+    for name, rows in frame.groupby("method", sort=False):
+        ordered = rows.sort_values("T")
+        held = [int(T) for T, good in zip(ordered["T"], (ordered["value"] >= threshold).cumprod(), strict=True) if good]
+        records.append((name, held[-1] if held else None, int(ordered["T"].iloc[-1])))
+    table = pd.DataFrame(records, columns=["method", "effective_T", "longest_T"])
+    return table.astype({"effective_T": "Int64", "longest_T": "Int64"})
 
 
 def pareto(frame: pd.DataFrame, x: str, y: str, *, x_less: bool = True, y_less: bool = True) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What is found out about a method apart from measurements, kept in the store until its source changes."""
+"""What is found out apart from measurements, of a method or of the engine; kept until its source changes."""
 
 from __future__ import annotations
 
@@ -13,34 +13,37 @@ from typing import Any
 
 from longatlas.combination import Combination
 from longatlas.errors import LongAtlasError
-from longatlas.harness.cells import environment
+from longatlas.harness.cells import environment, environment_digest
 from longatlas.harness.sources import source_digest
 from longatlas.store import Store
 
-# kind -> the seconds that the command of that name may take. Both print JSON.
-KINDS = {"influence": 60.0, "verify": 600.0}
+# kind -> the seconds that the command of that name may take. All print JSON; `footprint` is not of one method.
+KINDS = {"influence": 60.0, "verify": 600.0, "footprint": 120.0}
 
 
-def kept(store: Store, kind: str, combination: Combination) -> dict[str, Any] | None:
+def kept(store: Store, kind: str, combination: Combination | None = None) -> dict[str, Any] | None:
     """What `find` found for this source with these versions: {"found": ..., "seconds": ..., "at": ...}; else None."""
     text = store.fact(_key(kind, combination))
     found: dict[str, Any] | None = json.loads(text) if text else None
     return found
 
 
-def find(store: Store, kind: str, combination: Combination) -> dict[str, Any]:
-    """Run `longatlas KIND SPEC --json` in a process group of its own, within its time, and keep what it prints.
+def find(store: Store, kind: str, combination: Combination | None = None) -> dict[str, Any]:
+    """Run `longatlas KIND [SPEC] --json` in a process group of its own, within its time, and keep what it prints.
 
     Raises LongAtlasError with the command's own words where it fails, and when its time is over.
     """
     start = time.time()
-    found = _printed([kind, combination.spec, "--json"], KINDS[kind])
+    spec = [combination.spec] if combination else []
+    found = _printed([kind, *spec, "--json"], KINDS[kind])
     record = {"found": found, "seconds": time.time() - start, "at": start}
     store.remember(_key(kind, combination), json.dumps(record))
     return record
 
 
-def _key(kind: str, combination: Combination) -> str:
+def _key(kind: str, combination: Combination | None) -> str:
+    if combination is None:
+        return f"{kind}::{environment_digest()}"
     facts = environment()
     versions = "/".join((facts["longatlas"], facts["torch"]))
     return f"{kind}:{combination.spec}:{source_digest(combination)}:{versions}"

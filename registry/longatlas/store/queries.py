@@ -82,15 +82,21 @@ def tasks(store: Store, methods: Sequence[str]) -> list[str]:
         return list(connection.execute(query.group_by(SERIES.c.phase).order_by(sa.func.min(SERIES.c.id))).scalars())
 
 
-def rows_of(store: Store, methods: Sequence[str], measures: Sequence[str], setting: int, level: str) -> pd.DataFrame:
-    """The newest flat rows of methods under one setting and level, without what no plot shows."""
+def rows_of(
+    store: Store, methods: Sequence[str], measures: Sequence[str], setting: int, level: str, *, whole: bool = False
+) -> pd.DataFrame:
+    """The newest flat rows of methods under one setting and level.
+
+    whole  every column and the samples, as an export has them; else without what no plot shows
+    """
     chosen = (
         SERIES.c.method.in_(list(methods)),
         SERIES.c.measure.in_(list(measures)),
         SERIES.c.setting == setting,
         SERIES.c.level == level,
     )
-    query = flat_rows(without=NOT_PLOTTED).where(*chosen, CELLS.c.latest == 1)
+    columns = flat_rows(samples=True) if whole else flat_rows(without=NOT_PLOTTED)
+    query = columns.where(*chosen, CELLS.c.latest == 1)
     return store.frame(query.order_by(ROWS.c.id))
 
 

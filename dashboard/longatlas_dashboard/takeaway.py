@@ -1,0 +1,81 @@
+"""What a reader takes along from a view: its rows as a file, and the command and the plan that measure them."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from longatlas.errors import LongAtlasError
+from longatlas.harness.plan import Plan
+from longatlas.harness.plan_of import plan_of
+from longatlas.store import queries
+from longatlas.store.transfer import export_rows
+from longatlas_dashboard import plots, ui
+
+FORMATS = {
+    "csv": ("CSV", "text/csv"),
+    "parquet": ("Parquet", "application/vnd.apache.parquet"),
+    "json": ("JSON", "application/json"),
+}
+
+
+def of_view(methods: Sequence[str], setting: Any, rows: pd.DataFrame, *, key: str) -> None:
+    """The rows behind a view and the plan that measures them, folded away at its end."""
+    if rows.empty:
+        return
+    with st.expander("Take it along: rows, command, YAML", icon=":material/ios_share:"):
+        measures = tuple(dict.fromkeys(rows["measure"]))
+        phases = set(rows["phase"])
+        chosen = (tuple(methods), measures, int(setting["setting"]), str(setting["level"]))
+
+        def whole() -> pd.DataFrame:
+            found: pd.DataFrame = queries.rows_of(ui.store(), *chosen, whole=True)
+            return found[found["phase"].isin(phases)]
+
+        downloads(whole, key=key)
+        try:
+            plan = plan_of([spec for spec in methods if plots.known(spec)], setting, rows)
+        except LongAtlasError as error:
+            st.caption(ui.plain(f"No plan measures just this: {error}"))
+        else:
+            of_plan(plan, key=key)
+        st.caption(
+            "A chart's own menu, at its upper right, saves it as PNG or SVG; the page's address shows this view."
+        )
+
+
+def of_plan(plan: Plan, *, key: str) -> None:
+    """A plan as command and as YAML, with its hash."""
+    st.caption(f"The same plan, wherever it is started, has the hash `{plan.hash}`.")
+    command, file = st.tabs(["Command", "YAML"])
+    command.code(shlex.join(plan.to_command()), language="bash", wrap_lines=True)
+    file.code(plan.to_yaml(), language="yaml")
+    file.download_button("plan.yaml", plan.to_yaml(), "plan.yaml", "text/yaml", on_click="ignore", key=f"{key}_yaml")
+
+
+def downloads(rows: Callable[[], pd.DataFrame], *, key: str, name: str = "longatlas") -> None:
+    """Buttons that make a file of the rows when they are pressed; `longatlas results import` takes it."""
+    with st.container(horizontal=True):
+        for suffix, (label, mime) in FORMATS.items():
+            st.download_button(
+                label,
+                lambda suffix=suffix: _file(rows(), suffix),
+                f"{name}.{suffix}",
+                mime,
+                icon=":material/download:",
+                on_click="ignore",
+                key=f"{key}_{suffix}",
+            )
+
+
+def _file(rows: pd.DataFrame, suffix: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"longatlas.{suffix}"
+        export_rows(rows, path)
+        return path.read_bytes()

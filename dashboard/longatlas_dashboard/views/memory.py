@@ -1,0 +1,165 @@
+"""Memory: peak and state against T, measured and by formula; what fits a budget; the Infini paper's Table 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from longatlas.combination import parse_spec, state_numbers
+from longatlas.flops import Call
+from longatlas.footprint import TABLE, Setting
+from longatlas.harness import analysis, findings
+from longatlas_dashboard import marks, plots, selection, settings, takeaway, ui
+
+ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+BUDGETS = tuple(1 << power for power in range(18, 41))  # 256 KiB to 1 TiB
+PHASES = {"peak_prefill": "prefill", "peak_train": "train", "state": "state"}
+
+
+def page() -> None:
+    ui.header("Memory", "What a method needs at its peak, and what it carries to the next call.")
+    methods = selection.choose("memory")
+    if not methods:
+        return
+    setting = ui.setting_choice(methods, ("memory",), key="on")
+    if setting is None:
+        selection.nothing_measured("memory", methods, "memory")
+        _table_1()
+        return
+    rows = ui.rows_under(methods, ("memory",), setting)
+    st.caption(ui.plain(ui.setting_text(setting)) + ". Live tensors counted at every operation; × is the formula's.")
+    shown = [view for view in plots.BYTES if view.phase in set(rows["phase"])]
+    for first in range(0, len(shown), 2):
+        for column, view in zip(st.columns(2, gap="large"), shown[first : first + 2], strict=False):
+            with column:
+                _plot(rows, view, setting)
+    _budget(rows)
+    _tables(rows, shown, setting)
+    _table_1()
+    takeaway.of_view(methods, setting, rows, key="memory")
+
+
+def _plot(rows: pd.DataFrame, view: plots.View, setting: Any) -> None:
+    values = analysis.measured(rows, view.metric, view.phase)
+    failed = analysis.failures(rows, view.measure, view.phase)
+    formula = by_formula(values, setting) if view.metric == "state_bytes" else None
+    plots.draw(values, failed, view, key=f"memory_{view.key}", formula=formula)
+
+
+def by_formula(values: pd.DataFrame, setting: Any) -> pd.DataFrame:
+    """State by the cards' formulas at the lengths of `values`; methods without a formula are left out.
+
+    Columns: method, T, value (bytes). Only the level of a decoder has a number of layers.
+    """
+    case, lines = setting["case"], []
+    size = ITEM_BYTES[str(setting["dtype"])] * int(case["batch"])
+    layers = int(case.get("layers", 1))
+    for spec, T in dict.fromkeys(zip(values["method"], values["T"], strict=True)):
+        if not plots.known(spec):
+            continue
+        calls = [Call(int(T), 0, case["heads"], case["head_size"], layer=i, n_layers=layers) for i in range(layers)]
+        numbers = [state_numbers(parse_spec(spec), call) for call in calls]
+        if None not in numbers:
+            lines.append((spec, int(T), float(size * sum(number or 0 for number in numbers))))
+    return pd.DataFrame(lines, columns=["method", "T", "value"])
+
+
+def _budget(rows: pd.DataFrame) -> None:
+    ui.section("What fits", "The greatest T within a budget: measured, and drawn on along the log-log line.")
+    there = [key for key in PHASES if not analysis.measured(rows, *_of(key)).empty]
+    if not there:
+        st.caption("No peak and no state has been measured.")
+        return
+    left, right = st.columns([2, 3], vertical_alignment="bottom")
+    with left:
+        key = ui.segments("Of", there, key="of", default=there[0], words=lambda name: plots.BY_KEY[name].title)
+    with right:
+        budget = ui.slid("Budget", BUDGETS, key="budget", default=64 << 20, words=marks.bytes_text)
+    found = analysis.largest_that_fits(analysis.measured(rows, *_of(key)), float(budget))
+    ui.table(fits_table(found))
+
+
+def _of(key: str) -> tuple[str, str]:
+    view = plots.BY_KEY[key]
+    return view.metric, view.phase
+
+
+def fits_table(found: pd.DataFrame) -> pd.DataFrame:
+    """analysis.largest_that_fits in words."""
+    lines = []
+    for row in found.itertuples():
+        longest = pd.notna(row.measured_T) and row.measured_T == row.longest_T
+        estimate = (
+            "" if pd.isna(row.estimated_T) else "any" if row.estimated_T == float("inf") else f"{row.estimated_T:,.0f}"
+        )
+        lines.append(
+            {
+                "method": row.method,
+                "measured": "none" if pd.isna(row.measured_T) else marks.length_text(int(row.measured_T)),
+                "needs there": marks.value_text(row.value, "bytes"),
+                "longest measured": marks.length_text(int(row.longest_T)) if longest else "larger ones do not fit",
+                "estimated T": estimate,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def _tables(rows: pd.DataFrame, shown: list[plots.View], setting: Any) -> None:
+    growth = plots.growth_table(rows, shown)
+    if not growth.empty:
+        ui.section("Growth with T", "Slope of the log-log line with its 95% interval, beside the claimed state.")
+        ui.table(growth.drop(columns="time claimed"))
+    state = analysis.measured(rows, "state_bytes", "prefill")
+    formula = by_formula(state, setting)
+    if not formula.empty:
+        ui.section("State, formula and measured", "bytes")
+        joined = state[["method", "T", "value"]].merge(formula, on=["method", "T"], suffixes=("_measured", "_formula"))
+        joined.columns = ["method", "T", "measured", "formula"]
+        ui.table(joined.assign(ratio=joined["measured"] / joined["formula"]), height=240)
+    failed = plots.failure_table(rows)
+    if not failed.empty:
+        ui.section("Failed", "Cells without a number; they stand as crosses above the plots.")
+        ui.table(failed)
+    with st.expander("Values"):
+        ui.table(plots.values_table(rows), height=420)
+
+
+def _table_1() -> None:
+    ui.section(
+        "Table 1 of the Infini-attention paper",
+        "Numbers kept by each memory: by the paper's formula in its setting (12 layers, 8 heads of 128, N = 2048, "
+        "S = 65,000), and in a small one by formula and by walking the state of a decoder.",
+    )
+    record = findings.kept(ui.store(), "footprint")
+    if not settings.read().read_only and st.button(
+        "Measure the small setting" if record is None else "Measure again",
+        key="find_footprint",
+        icon=":material/play_circle:",
+    ):
+        try:
+            with st.spinner("Reading past all memory ..."):
+                record = findings.find(ui.store(), "footprint")
+        except ui.STORE_ERRORS as error:
+            st.error(ui.plain(ui.error_text(error)), icon=":material/error:")
+    found = {row["name"]: row for row in record["found"]} if record else {}
+    paper = Setting()
+    lines = []
+    for row in TABLE:
+        own = found.get(row.name, {})
+        lines.append(
+            {
+                "memory": row.name,
+                "keeps": row.cache,
+                "looks back": row.context,
+                "paper's setting": f"{row.elements(paper) / 1e6:.1f}M",
+                "small, formula": f"{own['yours']:,}" if own else "",
+                "small, measured": f"{own['measured']:,}" if own.get("measured") is not None else "",
+            }
+        )
+    ui.table(pd.DataFrame(lines))
+    st.code("longatlas footprint", language="bash")
+
+
+page()

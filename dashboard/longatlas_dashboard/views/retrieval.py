@@ -1,0 +1,112 @@
+"""Retrieval: what is found again, by depth and length, and up to which length a method holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from longatlas import catalog
+from longatlas.harness import analysis
+from longatlas.tasks.cards import CHANCE
+from longatlas_dashboard import charts, marks, plots, selection, takeaway, ui
+
+METRIC = "accuracy"
+SHARES = tuple(n / 20 for n in range(2, 21))
+
+
+def page() -> None:
+    ui.header("Retrieval", "Tasks that ask for something said before: accuracy by length, and by depth in the text.")
+    methods = selection.choose("retrieval")
+    if not methods:
+        return
+    found = {task: _rows(task, methods) for task in ui.ask("tasks", tuple(methods))}
+    found = {task: pair for task, pair in found.items() if (pair[1]["metric"] == METRIC).any()}
+    if not found:
+        selection.nothing_measured("retrieval", methods, "quality", tasks="passkey", preset="quick")
+        return
+    tasks = list(found)
+    task = ui.segments("Task", tasks, key="task", default=tasks[0], words=title_of)
+    setting = ui.setting_choice(methods, ("quality",), key="on", phase=task)
+    rows = ui.rows_under(methods, ("quality",), setting, task)
+    _about(task, setting, rows)
+    _accuracy(task, rows)
+    depth_maps(rows, task, key="retrieval")
+    failed = plots.failure_table(rows)
+    if not failed.empty:
+        ui.section("Failed", "Cells without a number.")
+        ui.table(failed)
+    with st.expander("Values"):
+        ui.table(plots.values_table(rows), height=420)
+    takeaway.of_view(methods, setting, rows, key="retrieval")
+
+
+def _rows(task: str, methods: list[str]) -> tuple[Any, pd.DataFrame]:
+    setting = ui.ask("settings", tuple(methods), ("quality",), task).iloc[0]
+    return setting, ui.rows_under(methods, ("quality",), setting, task)
+
+
+def title_of(task: str) -> str:
+    known = catalog.load_catalog().tasks.get(task)
+    return ui.cut(known.title if known else task)
+
+
+def _about(task: str, setting: Any, rows: pd.DataFrame) -> None:
+    known = catalog.load_catalog().tasks.get(task)
+    if known:
+        st.text(known.summary)
+    chance = rows.loc[rows["metric"] == CHANCE, "value"]
+    guess = f" Guessing gives {chance.iloc[0]:.1%}." if len(chance) else ""
+    st.caption(ui.plain(ui.setting_text(setting)) + "." + guess)
+
+
+def _accuracy(task: str, rows: pd.DataFrame) -> None:
+    values = analysis.measured(rows, METRIC, task)
+    threshold = ui.slid("Holds while accuracy is at least", SHARES, key="hold", default=0.9, words="{:.0%}".format)
+    held = analysis.effective_lengths(values, threshold)
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        made = charts.buckets(
+            values, title="accuracy, higher is better", theme=ui.theme(), order=ui.methods_order(), share=True
+        )
+        told = "; ".join(
+            f"{row.method} holds {'nowhere' if pd.isna(row.effective_T) else f'up to T = {row.effective_T}'}"
+            for row in held.itertuples()
+        )
+        ui.chart(made, alt_text=f"Accuracy against T in {task}. At {threshold:.0%}: {told}.", key="accuracy")
+    with right:
+        ui.section("Effective length", "The greatest T up to which it holds at every measured length.")
+        ui.table(
+            pd.DataFrame(
+                {
+                    "method": held["method"],
+                    "effective T": ["none" if pd.isna(T) else marks.length_text(int(T)) for T in held["effective_T"]],
+                    "measured up to": [marks.length_text(int(T)) for T in held["longest_T"]],
+                }
+            )
+        )
+
+
+def depth_maps(rows: pd.DataFrame, task: str, *, key: str) -> None:
+    """One heat map per method, three beside each other."""
+    by_depth = analysis.depths(rows)
+    if by_depth.empty:
+        return
+    ui.section("By depth", "Depth 0 is the beginning of the text. The colour scale is the same for all: 0 to 100%.")
+    names = ui.names_with_rows(by_depth)[: plots.AT_MOST]
+    for first in range(0, len(names), 3):
+        for column, name in zip(st.columns(3), names[first : first + 3], strict=False):
+            own = by_depth[by_depth["method"] == name]
+            worst = own.loc[own["value"].idxmin()]
+            about = f"{task}, {name}: accuracy by depth and T; the least is {worst['value']:.0%} at depth "
+            with column:
+                st.caption(ui.plain(f"{name}, {int(own['n'].max())} trials a cell"))
+                ui.chart(
+                    charts.depth_map(own, theme=ui.theme()),
+                    alt_text=f"{about}{worst['depth']}, T = {worst['T']}. All values are in the table Values.",
+                    key=f"{key}_depth_{task}_{name}",
+                )
+
+
+page()

@@ -1,0 +1,130 @@
+"""Trade-off: quality against time, memory or state, with the frontier of what nothing else beats in both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from longatlas import catalog
+from longatlas.harness import analysis
+from longatlas_dashboard import charts, marks, plots, selection, takeaway, ui
+
+COSTS = {
+    "prefill": plots.BY_KEY["prefill"],
+    "train": plots.BY_KEY["train"],
+    "decode": plots.BY_KEY["decode"],
+    "peak": plots.BY_KEY["peak_prefill"],
+    "state": plots.BY_KEY["state"],
+}
+TASK = "language_model"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A quality metric of one task: its rows, title, and whether less is better."""
+
+    task: str
+    rows: pd.DataFrame
+    title: str
+    less: bool
+
+
+def page() -> None:
+    ui.header("Trade-off", "What a method costs against how well it does, each point one method with its options.")
+    methods = selection.choose("trade_off")
+    if not methods:
+        return
+    setting = ui.setting_choice(methods, analysis.SHAPED, key="on", label="Cost measured on")
+    if setting is None:
+        selection.nothing_measured("time or memory", methods, "speed,memory,quality")
+        return
+    shaped = ui.rows_under(methods, analysis.SHAPED, setting)
+    quality = _quality(methods)
+    if quality is None:
+        selection.nothing_measured("quality", methods, "quality", tasks=TASK, preset="quick")
+        return
+    view, length, upto = _controls(shaped, quality)
+    cost = analysis.at_length(shaped, view.metric, view.phase, length)
+    points = analysis.trade_off(cost, quality.rows, train_length=upto)
+    if points.empty:
+        ui.empty(
+            f"No method here has both {view.title.lower()} and {quality.title}.",
+            command=f"longatlas run --methods {','.join(s for s in methods if plots.known(s))} "
+            f"--measure speed,memory,quality --tasks {quality.task}",
+        )
+        return
+    _draw(points, view, quality)
+    takeaway.of_view(methods, setting, shaped[shaped["phase"] == view.phase], key="trade")
+
+
+def _quality(methods: list[str]) -> Quality | None:
+    """Let the reader choose a task and its setting; its rows of bits per byte or of accuracy."""
+    tasks = ui.ask("tasks", tuple(methods))
+    if not tasks:
+        return None
+    first = TASK if TASK in tasks else tasks[0]
+    left, right = st.columns([2, 3], vertical_alignment="bottom")
+    with left:
+        task = ui.selected("Quality in", tasks, key="task", default=first, words=_title)
+    with right:
+        setting = ui.setting_choice(methods, ("quality",), key="on_quality", phase=task, label="Quality measured on")
+    rows = ui.rows_under(methods, ("quality",), setting, task)
+    metric = "bits_per_byte" if (rows["metric"] == "bits_per_byte").any() else "accuracy"
+    words = "bits per byte" if metric == "bits_per_byte" else "accuracy"
+    return Quality(task, analysis.measured(rows, metric), words, metric == "bits_per_byte")
+
+
+def _title(task: str) -> str:
+    known = catalog.load_catalog().tasks.get(task)
+    return ui.cut(known.title if known else task)
+
+
+def _controls(shaped: pd.DataFrame, quality: Quality) -> tuple[plots.View, int | None, int | None]:
+    key = ui.segments("Cost", list(COSTS), key="cost", default="prefill", words=lambda name: COSTS[name].title)
+    view = COSTS[key]
+    lengths = sorted({int(length) for length in analysis.measured(shaped, view.metric, view.phase)["T"]})
+    buckets = sorted({int(length) for length in quality.rows["T"]})
+    with st.container(horizontal=True):
+        length = ui.segments("Cost at T", lengths, key="at", words=marks.length_text)
+        upto = ui.segments("Quality up to T", buckets, key="upto", words=marks.length_text)
+    if length is None or upto is None:
+        st.caption("Where none is chosen: the longest T that all have for the cost, the shortest for the quality.")
+    return view, length, upto
+
+
+def _draw(points: pd.DataFrame, view: plots.View, quality: Quality) -> None:
+    frontier = analysis.pareto(points, "cost", "quality", y_less=quality.less)
+    unit = "" if view.unit == "bytes" else f", {view.unit}"
+    upto = marks.length_text(points["quality_T"].iloc[0])
+    made = charts.trade_off(
+        points,
+        frontier,
+        cost_title=f"{view.title} at T = {marks.length_text(points['cost_T'].iloc[0])}{unit}, log scale",
+        quality_title=f"{quality.title} {'up to' if quality.less else 'at'} T = {upto}",
+        unit=view.unit,
+        theme=ui.theme(),
+        order=ui.methods_order(),
+        quality_less=quality.less,
+    )
+    corner = "Lower left" if quality.less else "Upper left"
+    st.caption(f"{corner} is better on both. The dashed step joins what no other method beats in both.")
+    best = ", ".join(frontier["method"])
+    about = f"{quality.title} against {view.title.lower()}. Not beaten in both: {best}."
+    ui.chart(made, alt_text=f"{about} The numbers are in the table below.", key="trade")
+    ui.table(_table(points, frontier, view, quality))
+
+
+def _table(points: pd.DataFrame, frontier: pd.DataFrame, view: plots.View, quality: Quality) -> pd.DataFrame:
+    shown: Any = points.drop(columns=["cost_T", "quality_T"])
+    words = {"cost": f"{view.title}, {view.unit}", "quality": quality.title}
+    shown.columns = [
+        f"{words[name.partition('_')[0]]} {name.partition('_')[2]}".strip() if name != "method" else name
+        for name in shown.columns
+    ]
+    return shown.assign(frontier=["not beaten" if name in set(frontier["method"]) else "" for name in shown["method"]])
+
+
+page()
