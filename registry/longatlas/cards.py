@@ -132,6 +132,8 @@ class Method:
     state_size `state_size(call, **options)`: floating-point numbers that one layer keeps of one sequence after a
                prefill of `call.end` tokens; longatlas.flops.growing_cache is vanilla's. None = not known
     equations  its mathematics as LaTeX, shown on its page
+    exact      it computes what vanilla computes from the same weights, by another way; the conformance check holds it
+               to that
 
     Raises LongAtlasError when a field breaks its rule.
     """
@@ -151,6 +153,7 @@ class Method:
     deviations: str = ""
     source: str = ""
     equations: tuple[str, ...] = ()
+    exact: bool = False
     flops: Callable[..., float] | None = None
     state_size: Callable[..., int] | None = None
 

@@ -77,6 +77,11 @@ class Combination:
         return "retrofit" if all(p.method.training == "retrofit" for p in self.parts) else "train"
 
     @property
+    def exact(self) -> bool:
+        """Whether every part computes what vanilla computes from the same weights."""
+        return all(part.method.exact for part in self.parts)
+
+    @property
     def host(self) -> Combination:
         """What a model is trained with before the retrofit parts are put in; vanilla when all are retrofit."""
         trained = tuple(part for part in self.parts if part.method.training == "train")

@@ -493,3 +493,19 @@ def test_a_read_only_method_page_computes_nothing(filled: Store, monkeypatch: py
     app = show("method", id="vanilla")
     assert not [button for button in app.button if button.key and button.key.startswith("find_")]
     assert "longatlas influence vanilla" in texts(app)
+
+
+def test_home_answers_which_method_and_says_what_is_not_measured(filled: Store) -> None:
+    app = show("home", T="1024", train="no", exact="yes")
+    words = texts(app)
+    table = frame_with(app, "why")
+    assert set(table["method"]) == {"vanilla", "flash_attention"}
+    left_out = app.dataframe[1].value.set_index("method")["why"]
+    assert left_out["alibi"] == "computes something else than vanilla attention"
+    assert "the fastest" in words
+    app = show("home", T="16384")
+    assert "Nothing that was measured fits" in app.warning[0].value
+    command = next(code.value for code in app.code if "--lengths 16384" in code.value)
+    assert command.startswith("longatlas run --methods vanilla,")
+    app = show("home", device="cuda")
+    assert "--device cuda" in texts(app)

@@ -7,7 +7,7 @@ import streamlit as st
 
 from longatlas import catalog
 from longatlas.harness import cells, jobs
-from longatlas_dashboard import job_view, marks, settings, tree, ui
+from longatlas_dashboard import job_view, marks, settings, tree, ui, which
 
 WAYS = (
     ("taxonomy", "Find a method", "Walk the survey's tree: what each family changes, which papers run here."),
@@ -24,6 +24,7 @@ def page() -> None:
     )
     _ways_in()
     _counts()
+    which.draw()
     left, right = st.columns([3, 2], gap="large")
     with left:
         _newest_runs()

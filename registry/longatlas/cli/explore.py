@@ -95,6 +95,7 @@ def _card(catalog: Catalog, method: Method, leaf: Node) -> dict[str, Any]:
         "deviations": method.deviations,
         "source": method.source,
         "equations": list(method.equations),
+        "exact": method.exact,
         "plugin": catalog.plugin_of(method.name).name,
         "remedies": [remedy for _, remedy in obstacles(method)],
         "formulas": _formulas(method),

@@ -126,6 +126,19 @@ def impls_match_reference(case: Case) -> str:
     return "; ".join(left_out)
 
 
+def equals_vanilla(case: Case) -> None:
+    """A method whose card says `exact` gives vanilla's logits from the same weights."""
+    if not case.combination.exact:
+        raise SkipCheck("its card does not say that it is exact")
+    decoder = case.decoder()
+    torch.manual_seed(0)
+    vanilla = Decoder(case.config, "vanilla").to(case.device, torch.float64)
+    vanilla.load_state_dict(decoder.state_dict())
+    with torch.no_grad():
+        tokens = case.tokens(150)
+        require_close(decoder(tokens)[0], vanilla(tokens)[0], EXACT, "logits beside vanilla's")
+
+
 def batch_permutation(case: Case) -> None:
     """Sequences of a batch do not influence one another."""
     decoder = case.decoder()
@@ -248,6 +261,7 @@ CHECKS: tuple[Check, ...] = (
     decode_equals_prefill,
     finite_gradients,
     impls_match_reference,
+    equals_vanilla,
     batch_permutation,
     head_permutation,
     state_growth,

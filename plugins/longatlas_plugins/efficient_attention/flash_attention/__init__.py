@@ -32,6 +32,7 @@ METHOD = Method(
     summary="Vanilla attention's result, computed in tiles with a running softmax so that memory stays linear.",
     fills={"attention": tiled_attention},
     cost=Cost(time="T^2", state="T"),
+    exact=True,
     flops=causal_softmax,
     state_size=growing_cache,
     impls=("torch", "reference"),

@@ -41,6 +41,7 @@ METHOD = Method(
         "objective": _default("objective"),
     },
     cost=Cost(time="T^2", state="T"),
+    exact=True,
     flops=causal_softmax,
     state_size=growing_cache,
     impls=("torch", "reference"),

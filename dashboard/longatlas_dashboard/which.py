@@ -1,0 +1,124 @@
+"""Home's question: which method for my case? Asked in a few words, answered from measured rows."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from longatlas.harness import analysis
+from longatlas.harness.choosing import TASK, Answer, Case, choose
+from longatlas.harness.plan import DEVICES, PHASES, Plan
+from longatlas.harness.plan_of import plan_of
+from longatlas_dashboard import marks, plots, settings, ui
+
+LENGTHS = tuple(1 << power for power in range(7, 21))
+NO_LIMIT = 0
+BUDGETS = (NO_LIMIT, *(1 << power for power in range(20, 38)))  # 1 MiB to 128 GiB
+
+
+def draw() -> None:
+    """The form and its answer."""
+    ui.section("Which method for my case?", "Answered from what was measured here, with the reasons.")
+    found = ui.measured()
+    with st.container(border=True):
+        case, device = _form()
+        candidates = list(dict.fromkeys([*ui.names_with_rows(found), *plots.ready_methods()]))
+        setting = _newest(found["method"], device)
+        if setting is None:
+            plan = Plan(methods=tuple(plots.ready_methods()), lengths=(case.T,), phases=(case.phase,), device=device)
+            ui.empty(f"No time has been measured on `{device}` yet.", command=shlex.join(plan.to_command()))
+            return
+        shaped = ui.rows_under(candidates, analysis.SHAPED, setting)
+        answer = choose(case, candidates, shaped, _quality(candidates), plan_of(candidates, setting, shaped[:0]))
+        st.caption(ui.plain(ui.setting_text(setting)))
+        _answer(case, answer)
+
+
+def _form() -> tuple[Case, str]:
+    left, middle, right = st.columns(3)
+    with left:
+        T = ui.slid("T, tokens", LENGTHS, key="T", default=4096, words=marks.length_text)
+        phase = ui.segments("What you wait for", PHASES, key="phase", default="prefill")
+    with middle:
+        memory = ui.slid("Memory at the peak, at most", BUDGETS, key="mem", default=NO_LIMIT, words=_budget_text)
+        device = ui.segments("Device", DEVICES, key="device", default="cpu")
+    with right:
+        may_train = ui.segments(
+            "May you train?", (True, False), key="train", default=True, words=_TRAIN.__getitem__, name=_yes
+        )
+        exact = ui.segments("Result", (False, True), key="exact", default=False, words=_EXACT.__getitem__, name=_yes)
+    return Case(T, phase, memory or None, may_train, exact), device
+
+
+_TRAIN = {True: "yes", False: "no, the model is trained"}
+_EXACT = {False: "approximate is fine", True: "exactly vanilla's"}
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _budget_text(budget: int) -> str:
+    return marks.bytes_text(budget) if budget else "no limit"
+
+
+def _newest(methods: Any, device: str) -> Any:
+    """The setting of the device that has the most cells at the level of a decoder."""
+    found = ui.ask("settings", tuple(methods), ("speed",), "")
+    found = found[(found["device"] == device) & (found["level"] == "decoder")]
+    return None if found.empty else found.sort_values("cells").iloc[-1]
+
+
+def _quality(methods: list[str]) -> pd.DataFrame:
+    found = ui.ask("settings", tuple(methods), ("quality",), TASK)
+    if found.empty:
+        return ui.store().rows(keys=[])
+    return ui.rows_under(methods, ("quality",), found.sort_values("cells").iloc[-1], TASK)
+
+
+def _answer(case: Case, answer: Answer) -> None:
+    fitting = answer.fitting
+    if fitting.empty:
+        st.warning("Nothing that was measured fits; what was left out, and why, stands below.", icon=":material/block:")
+    for row in fitting.head(3).itertuples():
+        with st.container(horizontal=True, vertical_alignment="center"):
+            ui.link("method", f"**{ui.plain(row.method)}**", id=str(row.method).partition(":")[0].partition("+")[0])
+            st.markdown(ui.plain(f"{marks.value_text(row.ms, 'ms')}. {answer.reasons[row.method]}"))
+    if len(fitting):
+        with st.container(horizontal=True):
+            chosen = ",".join(fitting["method"].head(plots.AT_MOST))
+            ui.link("trade_off", "See the trade-off", icon=":material/scatter_plot:", m=chosen)
+            ui.link("compare", "Compare them", icon=":material/stacked_line_chart:", m=chosen)
+        with st.expander(f"All {len(fitting)} that fit"):
+            ui.table(_table(fitting, answer.reasons))
+            if fitting["between"].any():
+                st.caption("between: on the log-log line between two measured lengths.")
+    if answer.excluded:
+        with st.expander(f"Left out: {len(answer.excluded)}"):
+            ui.table(pd.DataFrame(answer.excluded.items(), columns=["method", "why"]))
+    if answer.unmeasured:
+        words = f"Not measured at T = {marks.length_text(case.T)} yet: {ui.texts(answer.unmeasured)}. One command does:"
+        st.markdown(words)
+        st.code(answer.command, language="bash", wrap_lines=True)
+        if not settings.read().read_only:
+            ui.link(
+                "run", "Or run it from here", icon=":material/play_circle:",
+                m=",".join(answer.unmeasured), t=case.T, p=case.phase,
+            )  # fmt: skip
+
+
+def _table(fitting: pd.DataFrame, reasons: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "method": fitting["method"],
+            "time": [marks.value_text(ms, "ms") for ms in fitting["ms"]],
+            "peak memory": [marks.value_text(size, "bytes") for size in fitting["bytes"]],
+            "bits per byte": [f"{bits:.3f}" if pd.notna(bits) else "" for bits in fitting["quality"]],
+            "up to T": [marks.length_text(int(T)) if pd.notna(T) else "" for T in fitting["quality_T"]],
+            "measured": ["between" if between else "at T" for between in fitting["between"]],
+            "why": [reasons[name] for name in fitting["method"]],
+        }
+    )

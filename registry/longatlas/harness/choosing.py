@@ -1,0 +1,163 @@
+"""Which method for a case: what was measured, what fits, and why; what was not measured is said, never guessed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from longatlas.combination import Combination, parse_spec
+from longatlas.errors import LongAtlasError
+from longatlas.harness import analysis
+from longatlas.harness.plan import Plan
+
+BASELINE = "vanilla"
+COLUMNS = ("method", "ms", "bytes", "quality", "quality_T", "between")
+QUALITY = "bits_per_byte"
+TASK = "language_model"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What someone needs.
+
+    T          tokens
+    phase      train, prefill or decode: what they wait for
+    memory     bytes that the phase may need at its peak; None = no limit
+    may_train  methods may need training; else only those that go into a trained model as it is
+    exact      only methods that compute what vanilla attention computes
+    """
+
+    T: int
+    phase: str = "prefill"
+    memory: float | None = None
+    may_train: bool = True
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the measured rows say.
+
+    fitting    one line per method that fits, the fastest first. Columns: method, ms, bytes (NaN: not measured),
+               quality (bits per byte, NaN: not measured), quality_T, between (its numbers lie on the line between two
+               measured lengths)
+    reasons    method -> why it is among them
+    excluded   method -> why it is not
+    unmeasured methods that might fit, without a time at this T
+    command    the one command that measures them, "" where there are none
+    """
+
+    fitting: pd.DataFrame
+    reasons: dict[str, str] = field(default_factory=dict)
+    excluded: dict[str, str] = field(default_factory=dict)
+    unmeasured: tuple[str, ...] = ()
+    command: str = ""
+
+
+def choose(case: Case, candidates: Sequence[str], shaped: pd.DataFrame, quality: pd.DataFrame, plan: Plan) -> Answer:
+    """Answer a case.
+
+    candidates  specs to consider
+    shaped      rows of time and memory of one setting
+    quality     rows of the language model of one setting
+    plan        a plan of that setting; what is missing is measured by it with other methods and T
+    """
+    excluded: dict[str, str] = {}
+    unmeasured: list[str] = []
+    lines = []
+    for spec in candidates:
+        reason = _by_card(case, spec) or _by_failure(case, spec, shaped)
+        if reason:
+            excluded[spec] = reason
+            continue
+        ms, between = value_at(shaped, spec, f"{case.phase}_ms", case.phase, case.T)
+        peak, _ = value_at(shaped, spec, "peak_bytes", case.phase, case.T)
+        if np.isnan(ms) or (case.memory is not None and np.isnan(peak)):
+            unmeasured.append(spec)
+        elif case.memory is not None and peak > case.memory:
+            excluded[spec] = f"needs {peak / 2**20:,.1f} MiB at its peak, more than {case.memory / 2**20:,.1f} MiB"
+        else:
+            lines.append((spec, ms, peak, *_quality_at(quality, spec, case.T), between))
+    fitting = pd.DataFrame(lines, columns=list(COLUMNS)).sort_values("ms", ignore_index=True)
+    return Answer(fitting, _reasons(fitting), excluded, tuple(unmeasured), _command(case, unmeasured, plan))
+
+
+def value_at(frame: pd.DataFrame, spec: str, metric: str, phase: str, T: int) -> tuple[float, bool]:
+    """A method's value at T, and whether it lies on the log-log line between two measured lengths; NaN beyond them."""
+    rows = analysis.measured(frame, metric, phase)
+    rows = rows[(rows["method"] == spec) & (rows["value"] > 0)].drop_duplicates("T", keep="last")
+    lengths, values = rows["T"].to_numpy(float), rows["value"].to_numpy(float)
+    if not len(lengths) or not lengths[0] <= T <= lengths[-1]:
+        return float("nan"), False
+    value = float(np.exp(np.interp(np.log(T), np.log(lengths), np.log(values))))
+    return value, T not in lengths
+
+
+def _quality_at(frame: pd.DataFrame, spec: str, T: int) -> tuple[float, float]:
+    """Bits per byte in the longest bucket up to T, else in the shortest there is; and that bucket."""
+    rows = analysis.measured(frame, QUALITY, TASK)
+    rows = rows[rows["method"] == spec]
+    if rows.empty:
+        return float("nan"), float("nan")
+    within = rows[rows["T"] <= T]
+    row = within.iloc[-1] if len(within) else rows.iloc[0]
+    return float(row["value"]), float(row["T"])
+
+
+def _by_card(case: Case, spec: str) -> str:
+    try:
+        combination = parse_spec(spec)
+    except LongAtlasError:
+        return "its plugin is not installed"
+    if case.exact and not combination.exact:
+        return "computes something else than vanilla attention"
+    if not case.may_train and combination.training == "train" and not _is_baseline(combination):
+        return "must be trained with the model"
+    return ""
+
+
+def _is_baseline(combination: Combination) -> bool:
+    """The model as it is: it has been trained already."""
+    return combination.name == BASELINE
+
+
+def _by_failure(case: Case, spec: str, shaped: pd.DataFrame) -> str:
+    """Why it cannot be had at T: out of memory or time there or at a shorter T, or wrong."""
+    failed = analysis.failures(shaped, "", case.phase)
+    failed = failed[(failed["method"] == spec) & (failed["T"] <= case.T)].sort_values("T")
+    for T, status, reason in zip(failed["T"], failed["status"], failed["reason"], strict=True):
+        if case.T == T or status in ("oom", "timeout", "skipped"):
+            return f"{status} at T = {T}: {reason}"
+    return ""
+
+
+def _reasons(fitting: pd.DataFrame) -> dict[str, str]:
+    lines: list[dict[str, Any]] = fitting.to_dict("records")  # type: ignore[assignment]
+    found: dict[str, list[str]] = {line["method"]: [] for line in lines}
+    for column, words in (("ms", "the fastest"), ("bytes", "the least memory"), ("quality", "the best quality")):
+        known = [line for line in lines if not np.isnan(line[column])]
+        if known:
+            found[min(known, key=lambda line: float(line[column]))["method"]].append(words)
+    base = next((line["ms"] for line in lines if line["method"] == BASELINE), None)
+    best = fitting["quality"].min()
+    for line in lines:
+        told = found[line["method"]]
+        if base is not None and line["method"] != BASELINE:
+            ratio = base / line["ms"]
+            told.append(f"{ratio:.1f} times as fast as {BASELINE}" if ratio >= 1 else f"{1 / ratio:.1f} times slower")
+        if line["quality"] > best:
+            told.append(f"{line['quality'] - best:.3f} bits per byte more than the best")
+    return {name: "; ".join(told) for name, told in found.items()}
+
+
+def _command(case: Case, unmeasured: Sequence[str], plan: Plan) -> str:
+    if not unmeasured:
+        return ""
+    values = {"methods": tuple(unmeasured), "lengths": (case.T,), "phases": (case.phase,), "tasks": (TASK,)}
+    asked = plan.with_values({**values, "measure": ("speed", "memory", "quality")})
+    return shlex.join(asked.to_command())
