@@ -40,12 +40,24 @@ def pages(read_only: bool) -> dict[str, list[st.Page]]:
     }
 
 
+def draw_menu(listed: dict[str, list[st.Page]]) -> None:
+    """The pages in their groups. Streamlit's own menu of groups is no list that a screen reader can walk."""
+    for group, members in listed.items():
+        st.caption(group)
+        with st.container(gap="xxsmall"):
+            for member in members:
+                st.page_link(member)
+
+
 given = settings.read()
 known = gate.passed(given.token)
-page = st.navigation(pages(given.read_only), position="sidebar" if known else "hidden")
+listed = pages(given.read_only)
+page = st.navigation(listed, position="hidden")
 if not known:
     gate.ask()
 else:
+    with st.sidebar:
+        draw_menu(listed)
     if given.read_only:
         st.sidebar.caption("Read-only: results are shown, nothing is started or changed.")
     ui.guarded(page.run)

@@ -71,8 +71,8 @@ def scaling(
     layers: list[Any] = [lines, intervals, points, *_failed_marks(failed, methods, x, theme, order)]
     if formula is not None and len(formula):
         computed = alt.Chart(formula[["method", "T", "value"]])
-        crosses = computed.mark_text(text="×", fontSize=17, fontWeight="bold").encode(
-            x=x, y=y, color=colour, tooltip=[alt.Tooltip("method:N"), alt.Tooltip("T:Q"), alt.Tooltip("value:Q")]
+        crosses = computed.mark_text(text="×", fontSize=14, color=theme.text).encode(
+            x=x, y=y, tooltip=[alt.Tooltip("method:N"), alt.Tooltip("T:Q"), alt.Tooltip("value:Q")]
         )
         layers.append(crosses)
     if references is not None and len(references):
@@ -324,7 +324,7 @@ def _intervals(data: pd.DataFrame, x: alt.X, ends: tuple[str, str], scale: Any, 
     low, high = ends
     here = alt.Chart(data).transform_filter(f"isValid(datum.{low}) && isValid(datum.{high})")
     y = alt.Y(f"{low}:Q", scale=scale)
-    return here.mark_rule(strokeWidth=1.5, opacity=0.7).encode(x=x, y=y, y2=f"{high}:Q", color=colour)
+    return here.mark_rule(strokeWidth=1.5, opacity=0.7, aria=False).encode(x=x, y=y, y2=f"{high}:Q", color=colour)
 
 
 def _to_the_edges(frontier: pd.DataFrame, points: pd.DataFrame, worst: str) -> pd.DataFrame:

@@ -73,7 +73,7 @@ def _line(cell: cells.Cell, status: str | None, running: str) -> dict[str, str]:
     }
 
 
-def log_tail(path: Path, lines: int = 40, most: int = 65_536) -> str:
+def log_tail(path: Path, lines: int = 15, most: int = 65_536) -> str:
     """The end of a log; "" where there is none."""
     try:
         with path.open("rb") as stream:

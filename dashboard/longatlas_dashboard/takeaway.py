@@ -54,8 +54,8 @@ def of_plan(plan: Plan, *, key: str) -> None:
     """A plan as command and as YAML, with its hash."""
     st.caption(f"The same plan, wherever it is started, has the hash `{plan.hash}`.")
     command, file = st.tabs(["Command", "YAML"])
-    command.code(shlex.join(plan.to_command()), language="bash", wrap_lines=True)
-    file.code(plan.to_yaml(), language="yaml")
+    command.code(shlex.join(plan.to_command()), language=None, wrap_lines=True)
+    file.code(plan.to_yaml(), language=None)
     file.download_button("plan.yaml", plan.to_yaml(), "plan.yaml", "text/yaml", on_click="ignore", key=f"{key}_yaml")
 
 

@@ -11,7 +11,9 @@ from typing import Any
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (12, 4), (4, 1))
 FONT = "Source Sans, sans-serif"
-HEADINGS = ("2rem", "1.5rem", "1.25rem", "1.1rem", "1rem", "1rem")
+HEADINGS = ("2rem", "1.3rem", "1.1rem", "1rem", "1rem", "1rem")
+# Names of Streamlit's coloured texts (badges, messages, code); each has at least 4.5:1 on its ground.
+WORDS = ("blue", "green", "orange", "violet", "red", "gray", "yellow")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Theme:
     primary: str
     link: str
     palette: tuple[str, ...]
+    words: tuple[str, ...]
     good: str
     bad: str
 
@@ -38,11 +41,12 @@ LIGHT = Theme(
     surface="#F4F6F8",
     surface_strong="#D3E3EF",
     border="#DCE1E6",
-    text="#1A2129",
+    text="#10151B",
     muted="#56616D",
     primary="#0067A3",
     link="#0067A3",
     palette=("#0072B2", "#E47200", "#401B13", "#000076", "#AD795F", "#AA00FF"),
+    words=("#005F96", "#1B6636", "#8F4700", "#6A2FB5", "#B3261E", "#4D5762", "#735300"),
     good="#0072B2",
     bad="#B34700",
 )
@@ -57,6 +61,7 @@ DARK = Theme(
     primary="#2376AD",
     link="#56B4E9",
     palette=("#56B4E9", "#FF8000", "#AA00FF", "#FFFFFF", "#537641", "#FFC68C"),
+    words=("#7CC4F0", "#7FD6A4", "#FFB066", "#C9A6FF", "#FF9C94", "#D0D7DE", "#F2CE6B"),
     good="#56B4E9",
     bad="#FF9440",
 )
@@ -130,6 +135,9 @@ def streamlit_options() -> dict[str, str]:
             "textColor": theme.text,
             "borderColor": theme.border,
             "linkColor": theme.link,
+            "codeTextColor": theme.text,
+            **{f"{name}TextColor": colour for name, colour in zip(WORDS, theme.words, strict=True)},
+            **{f"{name}Color": colour for name, colour in zip(WORDS, theme.words, strict=True)},
             "baseRadius": "small",
         }
         found |= {f"theme.{theme.name}.{key}": value for key, value in values.items()}

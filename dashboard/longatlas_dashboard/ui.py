@@ -167,7 +167,9 @@ def segments(
     """One of a few options beside each other; without a default none may be chosen. `name` is its text in the URL."""
     start = _asked_for(key, options, name, default)
     required = default is not None
-    chosen = st.segmented_control(label, options, default=start, required=required, format_func=words, key=key)
+    chosen = st.segmented_control(
+        label, options, default=start, required=required, format_func=lambda value: ink(words(value)), key=key
+    )
     return _told(key, chosen, name, default)
 
 
@@ -189,7 +191,22 @@ def selected(
 def slid(label: str, options: Sequence[Any], *, key: str, default: Any, words: Callable[[Any], str] = str) -> Any:
     """One of ordered options on a slider."""
     start = _asked_for(key, options, str, default)
-    return _told(key, st.select_slider(label, options, start, format_func=words, key=key), str, default)
+    return _told(
+        key, st.select_slider(label, options, start, format_func=lambda v: ink(words(v)), key=key), str, default
+    )
+
+
+def several(label: str, options: Sequence[str], *, key: str, default: Sequence[str] = ()) -> list[str]:
+    """Any number of a few options; those of `default` where the URL names none."""
+    asked = pick(options, query_list(key)) or list(default)
+    chosen = st.pills(label, options, selection_mode="multi", default=asked, format_func=ink, key=key)
+    set_query(**{key: "" if list(chosen) == list(default) else ",".join(chosen)})
+    return list(chosen)
+
+
+def ink(text: Any) -> str:
+    """An option's words in a colour that can be read on every ground: a chosen one else takes the primary colour."""
+    return f":gray[{plain(str(text), LINE)}]"
 
 
 def _asked_for(key: str, options: Sequence[Any], name: Callable[[Any], str], default: Any) -> Any:
@@ -215,7 +232,7 @@ def header(title: str, words: str = "") -> None:
 
 
 def section(title: str, words: str = "") -> None:
-    st.subheader(title, anchor=False)
+    st.header(title, anchor=False)
     if words:
         st.caption(words)
 
@@ -227,7 +244,7 @@ def empty(words: str, *, command: str = "", page: str = "", label: str = "", **q
         if page:
             link(page, label, icon=":material/arrow_forward:", **query)
         if command:
-            st.code(command, language="bash")
+            st.code(command, language=None)
 
 
 def chart(made: alt.LayerChart, *, alt_text: str, key: str, **options: Any) -> Any:

@@ -102,7 +102,7 @@ def _answer(case: Case, answer: Answer) -> None:
     if answer.unmeasured:
         words = f"Not measured at T = {marks.length_text(case.T)} yet: {ui.texts(answer.unmeasured)}. One command does:"
         st.markdown(words)
-        st.code(answer.command, language="bash", wrap_lines=True)
+        st.code(answer.command, language=None, wrap_lines=True)
         if not settings.read().read_only:
             ui.link(
                 "run", "Or run it from here", icon=":material/play_circle:",

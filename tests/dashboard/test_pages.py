@@ -138,7 +138,7 @@ def test_text_of_plugins_is_text(empty: Store, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(catalog, "load_catalog", lambda: atlas)
     for app in (show("method", id="evil"), show("taxonomy", node="misc/parallelism"), show("home")):
         assert not app.exception
-        for kind in ("markdown", "caption", "title", "subheader", "latex", "warning", "error"):
+        for kind in ("markdown", "caption", "title", "header", "subheader", "latex", "warning", "error"):
             for element in getattr(app, kind):
                 left = re.sub(r"\\\W", "", element.value)
                 assert not re.search(r"<script|!\[x|\]\(java|\$x|:red\[", left), element.value
@@ -445,6 +445,7 @@ def test_without_the_token_no_page_runs(filled: Store, monkeypatch: pytest.Monke
     assert [field.label for field in app.text_input] == ["Token"]
     assert not app.metric
     assert not app.dataframe
+    assert not app.header
     assert not app.subheader
 
 

@@ -74,7 +74,7 @@ def _job(store: Store, job: jobs.Job) -> None:
     grid = _cells(store, job)
     failed = int(grid["status"].isin(analysis.FAILED).sum())
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(f"Job {job.id}", anchor=False)
+        st.header(f"Job {job.id}", anchor=False)
         job_view.badge(job)
         if job.status in jobs.ACTIVE and not settings.read().read_only:
             st.button("Cancel", icon=":material/stop_circle:", on_click=_cancel, args=(job.id,), key="cancel")
@@ -102,10 +102,10 @@ def _job(store: Store, job: jobs.Job) -> None:
     with log:
         path = jobs.log_path(store)
         st.caption(ui.plain(str(path)))
-        st.code(job_view.log_tail(path) or "nothing yet", language=None, height=240, wrap_lines=True)
+        st.code(job_view.log_tail(path) or "nothing yet", language=None, wrap_lines=True)
     with plan:
-        st.code(shlex.join(job.plan.to_command()), language="bash", wrap_lines=True)
-        st.code(job.plan.to_yaml(), language="yaml")
+        st.code(shlex.join(job.plan.to_command()), language=None, wrap_lines=True)
+        st.code(job.plan.to_yaml(), language=None)
 
 
 def _cells(store: Store, job: jobs.Job) -> pd.DataFrame:

@@ -159,7 +159,7 @@ def _table_1() -> None:
             }
         )
     ui.table(pd.DataFrame(lines))
-    st.code("longatlas footprint", language="bash")
+    st.code("longatlas footprint", language=None)
 
 
 page()

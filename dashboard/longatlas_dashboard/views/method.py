@@ -36,6 +36,7 @@ def page() -> None:
     with right:
         _cost(method)
         _paper(atlas, method)
+    _equations(method)
     _influence(method)
     _options(method)
     _measured(method)
@@ -99,17 +100,22 @@ def _beside(name: str) -> str:
 def _idea(method: Method) -> None:
     ui.section("Idea")
     st.text(method.summary)
-    for equation in method.equations:
-        if "$" in equation:
-            st.code(equation, language="latex")
-        else:
-            st.latex(equation)
     if method.deviations:
         ui.section("Departures from the paper")
         st.text(method.deviations)
     if method.source:
         ui.section("Checked against")
         st.text(method.source)
+
+
+def _equations(method: Method) -> None:
+    if method.equations:
+        ui.section("Mathematics")
+    for equation in method.equations:
+        if "$" in equation:
+            st.code(equation, language=None)
+        else:
+            st.latex(equation + r"\;")  # room for a slanted last letter, which else makes the line scroll
 
 
 def _influence(method: Method) -> None:
@@ -136,7 +142,7 @@ def _influence(method: Method) -> None:
             frame = pd.DataFrame(relative)
             frame.columns = [str(name) for name in frame.columns]
             st.dataframe(frame, height=280, key="influence_values")
-        st.code(f"longatlas influence {method.name}", language="bash")
+        st.code(f"longatlas influence {method.name}", language=None)
 
 
 def _verified(method: Method) -> None:
@@ -215,7 +221,7 @@ def _paper(atlas: catalog.Catalog, method: Method) -> None:
         if ui.web_address(paper.code):
             st.link_button("Authors' code", paper.code, icon=":material/code:")
     with st.expander("BibTeX"):
-        st.code(tree.bibtex(method.name, paper), language="latex", wrap_lines=True)
+        st.code(tree.bibtex(method.name, paper), language=None, wrap_lines=True)
 
 
 def _measured(method: Method) -> None:
@@ -241,7 +247,7 @@ def _source(method: Method) -> None:
         st.caption("Its builders come from no file.")
         return
     for tab, text in zip(st.tabs([ui.plain(name) for name in files]), files.values(), strict=True):
-        tab.code(text, language="python", line_numbers=True, height=420)
+        tab.code(text, language="python", line_numbers=True, wrap_lines=True)
 
 
 page()

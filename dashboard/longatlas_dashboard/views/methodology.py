@@ -93,7 +93,7 @@ def page() -> None:
     st.code(
         "longatlas new my_method --slot attention --family efficient_attention/sparse/fixed_patterns\n"
         "longatlas verify my_method",
-        language="bash",
+        language=None,
     )
 
 

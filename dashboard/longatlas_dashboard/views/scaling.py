@@ -43,7 +43,7 @@ def _controls(rows: pd.DataFrame) -> tuple[list[str], str, bool]:
     """Phases, unit and whether slopes are drawn."""
     there = [view.phase for view in plots.TIMES if (rows["phase"] == view.phase).any()]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        phases = st.pills("Phases", there, selection_mode="multi", default=there, key="p", bind="query-params")
+        phases = ui.several("Phases", there, key="p", default=there)
         unit = ui.segments("Shown as", list(UNITS), key="u", default="ms", words=UNITS.__getitem__)
         slopes = st.toggle("Reference slopes", value=True, key="slopes", bind="query-params")
     return phases or there, unit, slopes

@@ -91,8 +91,9 @@ def _node(node: Node | None) -> None:
 def _list(found: list[tree.Entry]) -> None:
     left, right = st.columns([2, 3], vertical_alignment="bottom")
     words = left.text_input("Search", key="q", bind="query-params", placeholder="name, title, author, year")
-    statuses = right.pills("Status", tree.PAPER_STATUSES, selection_mode="multi", key="s", bind="query-params")
-    shown = tree.matching(found, words or "", statuses or [])
+    with right:
+        statuses = ui.several("Status", tree.PAPER_STATUSES, key="s")
+    shown = tree.matching(found, words or "", statuses)
     if not shown:
         ui.empty("No paper or method here matches. Clear the search or the status.")
         return
@@ -100,7 +101,7 @@ def _list(found: list[tree.Entry]) -> None:
     pages = (len(shown) + PAGE_SIZE - 1) // PAGE_SIZE
     number = 1
     if pages > 1:
-        number = st.segmented_control("Page", range(1, pages + 1), default=1, required=True, key="list_page") or 1
+        number = ui.segments("Page", range(1, pages + 1), key="page", default=1)
     start = (min(number, pages) - 1) * PAGE_SIZE
     _cards(shown[start : start + PAGE_SIZE])
 
