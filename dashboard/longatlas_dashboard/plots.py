@@ -77,7 +77,7 @@ def draw(
         references=analysis.reference_slopes(values, powers, BASELINE) if powers else None,
         formula=formula,
     )
-    ui.chart(made, alt_text=_alt(view, values, failed), key=key)
+    ui.chart(made, alt_text=alt_text(view, values, failed), key=key)
     hidden = int((values["value"] <= 0).sum())
     if hidden:
         st.caption(f"{hidden} values of 0 or less have no place on a logarithmic axis.")
@@ -191,7 +191,8 @@ def _at_most(values: pd.DataFrame, failed: pd.DataFrame) -> tuple[pd.DataFrame, 
     return values, failed
 
 
-def _alt(view: View, values: pd.DataFrame, failed: pd.DataFrame) -> str:
+def alt_text(view: View, values: pd.DataFrame, failed: pd.DataFrame) -> str:
+    """What a view shows, in words."""
     parts = []
     for name, rows in values.groupby("method", sort=False):
         first, last = rows.iloc[0], rows.iloc[-1]

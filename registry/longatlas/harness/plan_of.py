@@ -25,7 +25,6 @@ def plan_of(methods: Iterable[str], setting: Mapping[str, Any], rows: pd.DataFra
     case = setting["case"]
     found = {name: set(rows[name]) if len(rows) else set() for name in ("measure", "phase", "T")}
     values: dict[str, Any] = {
-        "methods": tuple(methods),
         "measure": tuple(name for name in MEASURES if name in found["measure"]),
         "device": setting["device"],
         "dtype": setting["dtype"],
@@ -40,4 +39,4 @@ def plan_of(methods: Iterable[str], setting: Mapping[str, Any], rows: pd.DataFra
             "lengths": tuple(sorted(int(length) for length in found["T"])),
             "levels": (setting["level"] or "decoder",),
         }
-    return Plan(**{key: value for key, value in values.items() if value not in ((), None)})
+    return Plan(tuple(methods), **{key: value for key, value in values.items() if value not in ((), None)})
