@@ -26,7 +26,7 @@ from longatlas_dashboard import charts, plots, ui
 from longatlas_dashboard.theme import DARK, LIGHT, Theme
 
 SETTING = ("machine", "device", "dtype", "threads", "level")
-WIDTH = 470
+WIDTH = 410
 SMALL = 240
 AT_MOST = plots.AT_MOST
 

@@ -8,23 +8,28 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from streamlit.testing.v1 import AppTest
 
 from longatlas import catalog
 from longatlas.cards import Method, Option
 from longatlas.catalog import Catalog
+from longatlas.errors import LongAtlasError
 from longatlas.harness import findings, jobs
 from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan, plan_from_yaml
 from longatlas.plugins import Plugin
 from longatlas.store import Store
-from longatlas_dashboard import gate, ui
+from longatlas.store.schema import CELLS
+from longatlas.store.transfer import export_rows
+from longatlas_dashboard import gate, ui, uploads
 
 APP = Path(ui.__file__).with_name("app.py")
 PAGES = sorted(path.stem for path in ui.PAGES.glob("*.py"))
@@ -510,3 +515,69 @@ def test_home_answers_which_method_and_says_what_is_not_measured(filled: Store) 
     assert command.startswith("longatlas run --methods vanilla,")
     app = show("home", device="cuda")
     assert "--device cuda" in texts(app)
+
+
+def test_results_of_complete_methods_only(filled: Store) -> None:
+    app = show("results", full="true", w="speed")
+    assert not app.error
+    shown = set(app.dataframe[0].value["method"])
+    assert shown == {"flash_attention", "sliding_window", "infini_attention"}
+    assert set(show("results", full="true", w="memory").dataframe[0].value["method"]) >= {"vanilla", "transformer_xl"}
+
+
+def test_two_runs_are_compared_measurement_by_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store.sqlite"
+    monkeypatch.setenv("LONGATLAS_STORE", str(path))
+    store = Store(str(path))
+    plan = Plan(methods=("vanilla",), lengths=(512, 1024), measure=("speed",), phases=("prefill",))
+    for seconds, value, source in ((0.0, 4.0, "old"), (5000.0, 8.0, "new")):
+        for cell in expand(plan):
+            row = {
+                "metric": "prefill_ms",
+                "value": value,
+                "unit": "ms",
+                "low": value - 0.1,
+                "high": value + 0.1,
+                "n": 9,
+            }
+            store.save(replace(cell, source=source), [row], 1.0)
+            with store.writing() as connection:
+                moved = sa.update(CELLS).where(CELLS.c.key == replace(cell, source=source).key)
+                connection.execute(moved.values(finished=1.7e9 + seconds))
+    app = show("results", two="true")
+    assert not app.error
+    changed = frame_with(app, "verdict")
+    assert changed[["baseline", "candidate", "verdict"]].values.tolist() == [[4.0, 8.0, "worse"]] * 2
+    assert "Choose two different runs" in show("results", two="true", a="1700000000", b="1700000000").info[0].value
+    assert not show("results", two="true", a="shipped").error
+
+
+def test_an_upload_is_checked_and_taken_in_once(filled_path: Path, empty: Store, tmp_path: Path) -> None:
+    rows = Store(str(filled_path)).rows(methods=("alibi",), latest=True, samples=True)
+    for suffix in ("csv", "json", "parquet"):
+        path = tmp_path / f"rows.{suffix}"
+        export_rows(rows, path)
+        assert len(uploads.rows(f"../../{path.name}", path.read_bytes())) == len(rows)
+    app = show("results")
+    app.get("file_uploader")[0].upload("rows.json", (tmp_path / "rows.json").read_bytes()).run()
+    assert "`alibi`" in texts(app)
+    app.button(key="import").click().run()
+    assert "cells imported" in app.success[0].value
+    assert len(empty.rows()) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.exe", b"MZ", "it must be .csv, .json or .parquet"),
+        ("x.pickle", b"cos\nsystem", "it must be .csv, .json or .parquet"),
+        ("x.parquet", b"PAR1 no", "cannot be read as PARQUET"),
+        ("x.json", b'[{"method": "<script>"}]', "row 1"),
+        ("x.csv", b"a,b\n1,2\n", "column"),
+        ("x.json", b"{", "cannot be read as JSON"),
+    ],
+)
+def test_an_upload_that_is_no_rows_is_named(name: str, content: bytes, said: str) -> None:
+    with pytest.raises(LongAtlasError, match=re.escape(said)) as error:
+        uploads.rows(name, content)
+    assert "tmp" not in str(error.value)

@@ -1,14 +1,23 @@
-"""Results: every row with its provenance, filtered by the URL, and out as CSV, JSON or Parquet."""
+"""Results: every row with its provenance, filtered by the URL; out as a file and in from one; two runs compared."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from longatlas.compare import SHIPPED, Side, compare, load_side
+from longatlas.compare.comparison import SAME
+from longatlas.compare.identity import newest as newest_of
+from longatlas.compare.sides import side_of
+from longatlas.errors import LongAtlasError
 from longatlas.store import queries
-from longatlas_dashboard import settings, takeaway, ui
+from longatlas.store.transfer import import_rows
+from longatlas_dashboard import settings, takeaway, ui, uploads
 
 FILTERS = {"m": "method", "w": "measure", "p": "phase", "l": "level", "s": "status", "d": "device", "y": "dtype"}
 FIRST = ["method", "measure", "phase", "T", "metric", "value", "unit", "low", "high", "status", "reason"]
@@ -25,22 +34,37 @@ def page() -> None:
             page="" if settings.read().read_only else "run",
             label="Run something small",
         )
-        return
+    else:
+        _rows(total)
+        _two_runs()
+    _import()
+
+
+def _rows(total: int) -> None:
     chosen = _filters()
-    newest = st.toggle("Only the newest row of each measurement", key="new", value=False, bind="query-params")
-    found = queries.count(ui.store(), chosen, latest=newest)
+    with st.container(horizontal=True):
+        newest = st.toggle("Only the newest row of each measurement", key="new", value=False, bind="query-params")
+        complete = st.toggle(
+            "Complete results only",
+            key="full",
+            value=False,
+            bind="query-params",
+            help="Methods that have a number wherever any method of the same setting, measure and level has a cell.",
+        )
+    which: dict[str, Any] = {"latest": newest, "complete": complete}
+    found = queries.count(ui.store(), chosen, **which)
     st.caption(f"{found:,} of {total:,} rows · {ui.plain(ui.store().name)}")
     if not found:
         ui.empty("No row matches. Take out a filter.")
         return
     number = _page_number(found)
-    shown = queries.page(ui.store(), chosen, latest=newest, number=number)
+    shown = queries.page(ui.store(), chosen, **which, number=number)
     ui.table(
         flatten(shown),
         height=560,
         column_config={"created": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss")},
     )
-    _downloads(chosen, newest, found)
+    _downloads(chosen, which, found)
 
 
 def _filters() -> dict[str, list[str]]:
@@ -72,11 +96,103 @@ def flatten(rows: pd.DataFrame) -> pd.DataFrame:
     return frame[[*FIRST, *rest]]
 
 
-def _downloads(chosen: dict[str, list[str]], newest: bool, found: int) -> None:
+def _downloads(chosen: dict[str, list[str]], which: dict[str, Any], found: int) -> None:
     if found > MOST:
         st.caption(f"More than {MOST:,} rows: filter them, or write them all with `longatlas results export`.")
         return
-    takeaway.downloads(lambda: queries.page(ui.store(), chosen, latest=newest, size=found), key="rows")
+    takeaway.downloads(lambda: queries.page(ui.store(), chosen, **which, size=found), key="rows")
+    st.code("longatlas results export rows.parquet", language=None)
+
+
+def _two_runs() -> None:
+    """Two runs of this store, or one beside the shipped baseline, each measurement with its like."""
+    ui.section("Two runs compared", "What changed; a difference inside the intervals is not called one.")
+    if not st.toggle("Compare two runs", key="two", value=False, bind="query-params"):
+        return
+    runs = ui.ask("runs")
+    names = [_run_name(run) for run in runs.to_dict("records")]
+    sides = [*range(len(runs)), SHIPPED]
+    words = [*names, "the baseline that is shipped"]
+    texts = [*(f"{run['start']:.0f}" for run in runs.to_dict("records")), SHIPPED]
+    left, right = st.columns(2)
+    with left:
+        before = ui.selected(
+            "Baseline", range(len(sides)), key="a", default=1, words=words.__getitem__, name=texts.__getitem__
+        )
+    with right:
+        after = ui.selected(
+            "Candidate", range(len(runs)), key="b", default=0, words=names.__getitem__, name=texts.__getitem__
+        )
+    if before == after:
+        st.info("Choose two different runs.", icon=":material/compare_arrows:")
+        return
+    try:
+        baseline = load_side(SHIPPED) if sides[before] == SHIPPED else _side(runs, before)
+        found = compare(baseline, _side(runs, after))
+    except LongAtlasError as error:
+        st.info(ui.plain(str(error)), icon=":material/compare_arrows:")
+        return
+    if found.across:
+        st.caption("Different machines: values are ratios to vanilla on each.")
+    counts = Counter(line.verdict for line in found.lines)
+    st.markdown(ui.plain(", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())))
+    changed = [line for line in found.lines if line.verdict != SAME]
+    if changed:
+        frame = pd.DataFrame([line.as_dict() for line in changed])
+        ui.table(frame, height=min(420, 80 + 35 * len(frame)), key="compared")
+    st.code('longatlas compare before.sqlite --fail "median:5%,peak_bytes:2%"', language=None)
+
+
+def _run_name(run: dict[str, Any]) -> str:
+    when = datetime.fromtimestamp(run["start"], UTC)
+    source = f"from {run['origin']}" if run["origin"] else "measured here"
+    return ui.cut(f"{when:%Y-%m-%d %H:%M} UTC, {run['cells']} cells, {source}")
+
+
+def _side(runs: pd.DataFrame, place: int) -> Side:
+    run = runs.iloc[place]
+    rows = ui.ask("rows_of_run", str(run["origin"]), float(run["start"]), float(run["end"]))
+    return side_of(_run_name(run.to_dict()), newest_of(rows))
+
+
+def _import() -> None:
+    """Rows of another machine, checked before anything of them is taken in."""
+    ui.section(
+        "Import", "Rows that `longatlas results export` wrote, here or elsewhere, or pytest-benchmark's saved runs."
+    )
+    if settings.read().read_only:
+        st.caption("This dashboard is read-only: nothing is imported.")
+        return
+    if "imported" in st.session_state:
+        st.success(ui.plain(st.session_state.pop("imported")), icon=":material/check:")
+    if "import_error" in st.session_state:
+        st.error(ui.plain(st.session_state.pop("import_error")), icon=":material/error:")
+    file = st.file_uploader("CSV, JSON or Parquet, 5 MB at most", type=["csv", "json", "parquet"], key="upload")
+    if file is None:
+        return
+    try:
+        rows = uploads.rows(file.name, file.getvalue())
+    except LongAtlasError as error:
+        st.error(ui.plain(str(error)), icon=":material/error:")
+        return
+    machines = list(dict.fromkeys(row["machine"] for row in rows))
+    cells = len({row["cell"] for row in rows})
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    st.markdown(
+        f"{len(rows):,} rows of {cells:,} cells, measured on {ui.texts(machines[:5])}: {ui.texts(methods[:20])}"
+    )
+    st.button("Import", type="primary", on_click=_take, args=(rows, ui.cut(file.name, 80)), key="import")
+
+
+def _take(rows: list[dict[str, Any]], name: str) -> None:
+    try:
+        if settings.read().read_only:
+            raise LongAtlasError("this dashboard is read-only; start it without --read-only to import")
+        done = import_rows(ui.store(), rows, name)
+        known = f"; {done.known} cells were there already" if done.known else ""
+        st.session_state["imported"] = f"{name}: {done.rows} rows of {done.cells} cells imported{known}"
+    except ui.STORE_ERRORS as error:
+        st.session_state["import_error"] = ui.error_text(error)
 
 
 page()

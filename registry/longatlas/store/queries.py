@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PAGE = 500  # rows
+RUN_GAP = 900.0  # seconds
 NOT_PLOTTED = ("options", "case", "versions", "source", "origin", "machine", "cell", "seconds", "created")
 FILTERS = ("method", "measure", "phase", "level", "status", "device", "dtype")
 
@@ -107,18 +108,47 @@ def values(store: Store, name: str) -> list[str]:
         return sorted(connection.execute(sa.select(column).distinct()).scalars())
 
 
-def count(store: Store, chosen: Mapping[str, Sequence[str]], *, latest: bool = False) -> int:
-    """How many rows match filters: column -> wanted values."""
-    query = _filtered(sa.select(sa.func.count()).select_from(_source(latest)), store, chosen, latest)
+def runs(store: Store) -> pd.DataFrame:
+    """Cells that were finished one after the other, or imported from one file: the newest run first.
+
+    A run ends where nothing was finished for RUN_GAP seconds. Columns: origin ("" = measured into this store), start
+    and end (seconds since 1970), cells.
+    """
+    found = store.frame(sa.select(CELLS.c.origin, CELLS.c.finished).order_by(CELLS.c.origin, CELLS.c.finished))
+    new = (found["origin"] != found["origin"].shift()) | (found["finished"].diff() > RUN_GAP)
+    parts = found.groupby([new.cumsum(), "origin"], sort=False)["finished"].agg(["min", "max", "size"])
+    parts = parts.reset_index("origin").rename(columns={"min": "start", "max": "end", "size": "cells"})
+    return parts.sort_values("start", ascending=False, ignore_index=True)
+
+
+def rows_of_run(store: Store, origin: str, start: float, end: float) -> pd.DataFrame:
+    """The flat rows of a run."""
+    inside = (CELLS.c.origin == origin, CELLS.c.finished >= start, CELLS.c.finished <= end)
+    return store.frame(flat_rows().where(*inside).order_by(ROWS.c.id))
+
+
+def count(store: Store, chosen: Mapping[str, Sequence[str]], *, latest: bool = False, complete: bool = False) -> int:
+    """How many rows match filters: column -> wanted values.
+
+    complete  only the newest rows of methods that have a number wherever any method of their setting has a cell
+    """
+    query = sa.select(sa.func.count()).select_from(_source(latest or complete))
+    query = _filtered(query, store, chosen, latest, complete)
     with store.reading() as connection:
         return int(connection.execute(query).scalar_one())
 
 
 def page(
-    store: Store, chosen: Mapping[str, Sequence[str]], *, latest: bool = False, number: int = 0, size: int = PAGE
+    store: Store,
+    chosen: Mapping[str, Sequence[str]],
+    *,
+    latest: bool = False,
+    complete: bool = False,
+    number: int = 0,
+    size: int = PAGE,
 ) -> pd.DataFrame:
-    """Flat rows that match filters, the newest first: page `number`, from 0."""
-    ids = _filtered(sa.select(ROWS.c.id).select_from(_source(latest)), store, chosen, latest)
+    """Flat rows that match filters (see count), the newest first: page `number`, from 0."""
+    ids = _filtered(sa.select(ROWS.c.id).select_from(_source(latest or complete)), store, chosen, latest, complete)
     found = ids.order_by(ROWS.c.id.desc()).limit(size).offset(number * size).subquery()
     return store.frame(flat_rows().where(ROWS.c.id.in_(sa.select(found.c.id))).order_by(ROWS.c.id.desc()))
 
@@ -127,16 +157,34 @@ def _source(latest: bool) -> sa.FromClause:
     return ROWS.join(CELLS, ROWS.c.cell == CELLS.c.id) if latest else ROWS
 
 
-def _filtered(query: sa.Select[Any], store: Store, chosen: Mapping[str, Sequence[str]], latest: bool) -> sa.Select[Any]:
+def _filtered(
+    query: sa.Select[Any], store: Store, chosen: Mapping[str, Sequence[str]], latest: bool, complete: bool
+) -> sa.Select[Any]:
     wanted = {name: list(given) for name, given in chosen.items() if given}
     statuses = wanted.pop("status", [])
+    if complete:
+        query = query.where(ROWS.c.series.in_(_complete_series(store)))
     if wanted:
         query = query.where(ROWS.c.series.in_(_series(store, wanted)))
     if statuses:
         query = query.where(ROWS.c.status.in_(statuses))
         if "ok" not in statuses:
             query = query.where(ROWS.c.status != "ok")  # lets the index of failures serve
-    return query.where(CELLS.c.latest == 1) if latest else query
+    return query.where(CELLS.c.latest == 1) if latest or complete else query
+
+
+def _complete_series(store: Store) -> list[int]:
+    """Series of methods that lack nothing: ok at every phase and T that their setting, measure and level has."""
+    names = ("setting", "measure", "level", "method", "phase")
+    columns = [SERIES.c.id.label("series"), *(SERIES.c[name] for name in names), CELLS.c.T, CELLS.c.status]
+    newest = sa.select(*columns).join(CELLS, CELLS.c.series == SERIES.c.id).where(CELLS.c.latest == 1)
+    cells = store.frame(newest)
+    place = ["setting", "measure", "level"]
+    needed = cells.drop_duplicates([*place, "phase", "T"]).groupby(place).size().rename("needed")
+    good = cells[cells["status"] == "ok"].drop_duplicates([*place, "method", "phase", "T"])
+    had = good.groupby([*place, "method"]).size().rename("had").reset_index().merge(needed.reset_index(), on=place)
+    complete = had.loc[had["had"] == had["needed"], [*place, "method"]]
+    return [int(number) for number in cells.merge(complete, on=[*place, "method"])["series"].unique()]
 
 
 def _series(store: Store, wanted: Mapping[str, Sequence[str]]) -> list[int]:

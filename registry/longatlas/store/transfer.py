@@ -127,7 +127,13 @@ def _read_csv(path: Path, tell: Tell) -> Rows:
 
 def _read_parquet(path: Path, tell: Tell) -> Rows:
     import pandas as pd
+    from pyarrow.parquet import ParquetFile
 
+    facts = ParquetFile(path).metadata
+    if sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)) > LARGEST_FILE:
+        raise LongAtlasError(
+            f"'{path}' holds more than {LARGEST_FILE >> 20} MiB unpacked; export a part of it (--method)"
+        )
     return plain_rows(pd.read_parquet(path))
 
 
