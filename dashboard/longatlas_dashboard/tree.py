@@ -9,7 +9,8 @@ import pandas as pd
 
 from longatlas.cards import Method
 from longatlas.catalog import Catalog, method_status
-from longatlas.taxonomy import Node, Paper
+from longatlas.taxonomy import Node, Paper, Section
+from longatlas_dashboard.ui import web_address
 
 RUNNABLE, NOT_HERE, DESCRIBED = "runnable", "not here", "described"
 PAPER_STATUSES = (RUNNABLE, NOT_HERE, DESCRIBED)
@@ -110,6 +111,40 @@ def icicle_frame(catalog: Catalog) -> pd.DataFrame:
     for root in catalog.taxonomy.roots:
         row = place(root, 0, row, root.title)
     return pd.DataFrame(records)
+
+
+def entry_frame(found: Iterable[Entry]) -> pd.DataFrame:
+    """Papers and methods as a table; `page` is the address of the method's page, "" where there is none."""
+    lines = [
+        {
+            "name": e.name,
+            "status": e.status,
+            "place": e.node.title,
+            "title": e.paper.title if e.paper else str(e.method and e.method.summary),
+            "first author": e.paper.first_author if e.paper else "",
+            "year": e.paper.year if e.paper else None,
+            "page": f"method?id={e.method.name}" if e.method else None,
+            "paper": web_address(e.paper.address) or None if e.paper else None,
+        }
+        for e in found
+    ]
+    return pd.DataFrame(lines)
+
+
+def resource_frame(chapter: Section) -> pd.DataFrame:
+    """A chapter's resources as a table."""
+    lines = [
+        {
+            "kind": resource.kind,
+            "name": resource.name,
+            "task": resource.task or None,
+            "context, tokens": resource.context,
+            "summary": resource.summary,
+            "address": web_address(resource.url) or None,
+        }
+        for resource in chapter.resources
+    ]
+    return pd.DataFrame(lines)
 
 
 def by_arxiv(catalog: Catalog, method: Method) -> Paper | None:

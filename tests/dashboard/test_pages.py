@@ -581,3 +581,15 @@ def test_an_upload_that_is_no_rows_is_named(name: str, content: bytes, said: str
     with pytest.raises(LongAtlasError, match=re.escape(said)) as error:
         uploads.rows(name, content)
     assert "tmp" not in str(error.value)
+
+
+def test_taxonomy_has_the_surveys_tables_of_evaluation_and_toolkits(empty: Store) -> None:
+    app = show("taxonomy")
+    evaluation, toolkits = (frame for frame in (e.value for e in app.dataframe) if "address" in frame)
+    atlas = catalog.load_catalog().taxonomy
+    assert len(evaluation) == len(atlas.evaluation.resources)
+    assert set(toolkits["name"]) == {resource.name for resource in atlas.toolkits.resources}
+    table = show("taxonomy", **{"as": "table", "part": "position", "s": "runnable"})
+    shown = next(frame for frame in (e.value for e in table.dataframe) if "page" in frame)
+    assert "method?id=yarn" in set(shown["page"])
+    assert set(shown["status"]) == {"runnable"}

@@ -8,7 +8,7 @@ import streamlit as st
 
 from longatlas import catalog
 from longatlas.errors import LongAtlasError
-from longatlas.taxonomy import Node
+from longatlas.taxonomy import Node, Section
 from longatlas_dashboard import charts, tree, ui
 
 PAGE_SIZE = 24
@@ -38,12 +38,16 @@ def page() -> None:
     except LongAtlasError as error:
         st.error(ui.plain(str(error)), icon=":material/search_off:")
         path, node = "", None
-    picture, text = st.tabs(["Map", "Text tree"])
+    picture, text, evaluation, toolkits = st.tabs(["Map", "Text tree", "Evaluation", "Toolkits"])
     with picture:
         _icicle(path)
     with text:
         for root in atlas.taxonomy.roots:
             _branch(root, found)
+    with evaluation:
+        _chapter(atlas.taxonomy.evaluation, "e")
+    with toolkits:
+        _chapter(atlas.taxonomy.toolkits, "k")
     _node(node)
     _list(tree.under(found, path))
 
@@ -59,6 +63,17 @@ def _clicked() -> None:
     """Remember which node was clicked; a click beside the boxes chooses the whole tree."""
     chosen = st.session_state["icicle"]["selection"].get("node", [])
     st.session_state["node_clicked"] = chosen[0]["path"] if chosen else ""
+
+
+def _chapter(chapter: Section, key: str) -> None:
+    """A chapter of the survey beside its tree: datasets, metrics, models, or libraries, systems, compilers."""
+    st.text(chapter.summary)
+    table = tree.resource_frame(chapter)
+    kinds = list(dict.fromkeys(table["kind"]))
+    chosen = ui.several("Kinds", kinds, key=key)
+    shown = table[table["kind"].isin(chosen or kinds)].dropna(axis="columns", how="all")
+    address = st.column_config.LinkColumn("address", display_text="open")
+    ui.table(shown, height=420, column_config={"address": address})
 
 
 def _branch(node: Node, found: list[tree.Entry]) -> None:
@@ -93,11 +108,21 @@ def _list(found: list[tree.Entry]) -> None:
     words = left.text_input("Search", key="q", bind="query-params", placeholder="name, title, author, year")
     with right:
         statuses = ui.several("Status", tree.PAPER_STATUSES, key="s")
-    shown = tree.matching(found, words or "", statuses)
+    left, right = st.columns([2, 3], vertical_alignment="bottom")
+    with right:
+        parts = ui.several("Changes the decoder's", list(dict.fromkeys(e.node.module for e in found)), key="part")
+    with left:
+        look = ui.segments("Show as", ("cards", "table"), key="as", default="cards")
+    shown = [e for e in tree.matching(found, words or "", statuses) if not parts or e.node.module in parts]
     if not shown:
         ui.empty("No paper or method here matches. Clear the search or the status.")
         return
     _choose(shown)
+    if look == "table":
+        link = st.column_config.LinkColumn("page", display_text="open")
+        paper = st.column_config.LinkColumn("paper", display_text="read")
+        ui.table(tree.entry_frame(shown), height=620, column_config={"page": link, "paper": paper})
+        return
     pages = (len(shown) + PAGE_SIZE - 1) // PAGE_SIZE
     number = 1
     if pages > 1:
