@@ -346,7 +346,7 @@ def test_compare_offers_to_run_what_is_missing(filled: Store) -> None:
 
 def test_run_counts_cells_and_gives_the_same_plan(filled: Store) -> None:
     app = show("run", m="vanilla,alibi", t="512,1024", w="speed")
-    assert [metric.value for metric in app.metric] == ["12", "12", "0"]
+    assert [metric.value for metric in app.metric] == ["12", "12", "0"]  # and no estimate of nothing
     plan = Plan(methods=("vanilla", "alibi"), lengths=(512, 1024), measure=("speed",))
     assert plan.hash in texts(app)
     assert "longatlas run --methods vanilla,alibi --measure speed --lengths 512,1024" in texts(app)
@@ -593,3 +593,17 @@ def test_taxonomy_has_the_surveys_tables_of_evaluation_and_toolkits(empty: Store
     shown = next(frame for frame in (e.value for e in table.dataframe) if "page" in frame)
     assert "method?id=yarn" in set(shown["page"])
     assert set(shown["status"]) == {"runnable"}
+
+
+def test_run_estimates_time_and_memory_and_refuses_what_cannot_fit(filled: Store) -> None:
+    app = show("run", m="vanilla", t="8192", w="memory", p="prefill")
+    values = {metric.label: metric.value for metric in app.metric}
+    assert values["To measure"] == "1"
+    assert values["Time, about"] == "1 s"
+    assert "MiB" in values["Peak memory, about"]
+    assert not app.button(key="start").disabled
+    app = show("run", m="vanilla", t=str(1 << 34), w="memory", p="prefill")
+    assert "It cannot fit" in app.error[0].value
+    assert app.button(key="start").disabled
+    unknown = show("run", m="yarn", t="512", w="speed", p="prefill")
+    assert "rule of thumb" in texts(unknown)

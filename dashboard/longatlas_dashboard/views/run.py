@@ -8,8 +8,9 @@ import streamlit as st
 
 from longatlas.errors import LongAtlasError
 from longatlas.harness import cells, jobs
+from longatlas.harness.estimating import estimate
 from longatlas.harness.plan import KEYS, Plan
-from longatlas_dashboard import form, plots, settings, takeaway, ui
+from longatlas_dashboard import form, marks, plots, settings, takeaway, ui
 
 # URL parameter -> key of the plan: short and stable.
 URL_KEYS = {"m": "methods", "w": "measure", "p": "phases", "l": "levels", "t": "lengths", "q": "tasks", "z": "preset"}
@@ -59,18 +60,20 @@ def _to_url(plan: Plan) -> None:
 
 def _submit(made: form.Form, plan: Plan) -> None:
     try:
-        wanted = [cell.key for cell in cells.expand(plan)]
+        wanted = cells.expand(plan)
     except LongAtlasError as error:
         key = "corpus" if str(error).startswith("corpus") else "methods"
         made.places[key].error(ui.plain(str(error)), icon=":material/error:")
         st.button("Start", disabled=True, type="primary", key="start")
         return
-    finished = len(ui.store().finished(wanted))
-    left = len(wanted) - finished
-    columns = st.columns(3)
+    done = ui.store().finished((cell.key for cell in wanted), timeout=plan.timeout)
+    missing = [cell for cell in wanted if cell.key not in done]
+    left = len(missing)
+    columns = st.columns(5)
     columns[0].metric("Cells", len(wanted))
-    columns[1].metric("Finished already", finished)
+    columns[1].metric("Finished already", len(wanted) - left)
     columns[2].metric("To measure", left)
+    fits = _estimate(plan, missing, columns[3:])
     waiting = [job for job in jobs.jobs(ui.store()) if job.status in jobs.ACTIVE]
     if waiting:
         count = len(waiting)
@@ -84,8 +87,28 @@ def _submit(made: form.Form, plan: Plan) -> None:
         on_click=_start,
         args=(plan,),
         key="start",
-        disabled=not wanted,
+        disabled=not (wanted and fits),
     )
+
+
+def _estimate(plan: Plan, missing: list[cells.Cell], columns: list[Any]) -> bool:
+    """Show what it would take; whether all of it can fit into memory."""
+    if not missing:
+        return True
+    found = estimate(ui.store(), plan, missing)
+    columns[0].metric("Time, about", marks.duration_text(found.seconds))
+    columns[1].metric("Peak memory, about", "not known" if found.peak is None else marks.bytes_text(found.peak))
+    basis = f"{found.guessed} of {len(missing)} cells have nothing like them in the store: a rule of thumb stands in."
+    if found.guessed:
+        st.caption(basis)
+    if not found.too_large:
+        return True
+    st.error(
+        f"It cannot fit: {ui.texts(found.too_large[:5])} would need up to {marks.bytes_text(found.peak or 0)}, and a "
+        f"worker may take {marks.bytes_text(found.limit)}. Leave out the longest T or the method, or raise memory_gib.",
+        icon=":material/memory:",
+    )
+    return False
 
 
 def _start(plan: Plan) -> None:

@@ -101,6 +101,24 @@ def rows_of(
     return store.frame(query.order_by(ROWS.c.id))
 
 
+def past(store: Store, methods: Sequence[str]) -> pd.DataFrame:
+    """The newest ok cells of methods, oldest first, with what they took.
+
+    Columns: method, measure, phase, level, device, dtype, case, T, seconds, peak (bytes, NaN where it was not taken).
+    """
+    peak = sa.select(ROWS.c.value).where(ROWS.c.cell == CELLS.c.id, ROWS.c.metric == "peak_bytes").limit(1)
+    columns = (
+        *(SERIES.c[name] for name in ("method", "measure", "phase", "level")),
+        *(SETTINGS.c[name] for name in ("device", "dtype", "case")),
+        CELLS.c.T,
+        CELLS.c.seconds,
+        sa.case((SERIES.c.measure == "memory", peak.scalar_subquery())).label("peak"),
+    )
+    tables = CELLS.join(SERIES, CELLS.c.series == SERIES.c.id).join(SETTINGS, SERIES.c.setting == SETTINGS.c.id)
+    chosen = (SERIES.c.method.in_(list(methods)), CELLS.c.latest == 1, CELLS.c.status == "ok")
+    return store.frame(sa.select(*columns).select_from(tables).where(*chosen).order_by(CELLS.c.finished))
+
+
 def values(store: Store, name: str) -> list[str]:
     """The different values of a filter's column."""
     column = CELLS.c.status if name == "status" else FLAT[name]
