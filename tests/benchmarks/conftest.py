@@ -10,6 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from large_store import store  # noqa: F401
+
 RATIOS = pytest.StashKey[list[tuple[str, float, float]]]()
 
 

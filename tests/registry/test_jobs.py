@@ -257,3 +257,26 @@ def test_jobs_of_another_machine_are_left_to_it(store: Store) -> None:
     assert jobs.job(store, number).status == RUNNING
     jobs.keep_going(store)
     assert not jobs.has_supervisor(store)
+
+
+def test_the_pulse_beats_with_every_change_and_only_then(store: Store) -> None:
+    seen = [jobs.pulse(store)]
+
+    def changed() -> bool:
+        seen.append(jobs.pulse(store))
+        return seen[-1] != seen[-2]
+
+    number = jobs.submit(store, PLAN, start=False).id
+    assert changed()
+    assert not changed()
+    me = psutil.Process()
+    jobs.update(store, number, status=RUNNING, pid=me.pid, pid_started=me.create_time(), total=2)
+    assert changed()
+    jobs.update(store, number, current="a cell")
+    assert changed()
+    store.save(expand(PLAN)[0], [{"status": "oom", "reason": "planted"}], 1.0)
+    assert changed()
+    jobs.update(store, number, pid=2**22 + 1)
+    assert changed()
+    assert jobs.job(store, number).status == FAILED
+    assert not changed()

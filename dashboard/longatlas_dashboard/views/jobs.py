@@ -34,7 +34,7 @@ def page() -> None:
     number = ui.query("job")
     job = _asked(store, number) if number else found[0]
     if any(each.status in jobs.ACTIVE for each in found):
-        st.session_state["jobs_seen"] = _signature(store)
+        st.session_state["jobs_seen"] = jobs.pulse(store)
         st.fragment(_poll, run_every=POLL_SECONDS)()
     if job is not None:
         _job(store, job)
@@ -52,17 +52,10 @@ def _asked(store: Store, number: str) -> jobs.Job | None:
         return None
 
 
-def _signature(store: Store) -> tuple[object, ...]:
-    """Changes when there is something new to draw."""
-    found = jobs.jobs(store)
-    state = tuple((job.id, job.status, job.done, job.total, job.current) for job in found)
-    return (store.last_row_id(), state)
-
-
 def _poll() -> None:
     """Look every two seconds; draw the page again only when something has changed."""
     try:
-        now = _signature(ui.store())
+        now = jobs.pulse(ui.store())
     except Exception as error:
         st.caption(ui.plain(f"The store cannot be read now ({type(error).__name__}); trying again."))
         return
