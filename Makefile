@@ -3,6 +3,8 @@
 # make bench  the ratios of docs/results, and longatlas.bench's comparisons of the demo's methods
 # make gpu    the kernels' tests on this machine's GPU, and their times beside their peers, in $(OUT)/kernels.json
 # make baseline  measures the baseline that is shipped with the package anew
+# make screenshots  every page of the dashboard in both themes, in build/screenshots, and README's two in docs
+# make picture      README's picture of the demo's results
 
 PORT ?= 8501
 VENV := .venv
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 RIGHT := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11,$(shell $(p) -c '$(RIGHT)' 2>/dev/null && echo $(p))))
 
-.PHONY: demo test bench gpu baseline picture clean
+.PHONY: demo test bench gpu baseline picture screenshots clean
 
 demo: $(VENV)/.installed
 	@exec $(BIN)/longatlas demo --port $(PORT) $(if $(CORPUS),--corpus "$(CORPUS)")
@@ -41,6 +43,10 @@ baseline: $(VENV)/.installed
 
 picture: $(VENV)/.installed
 	$(BIN)/python docs/make_picture.py
+
+STORE ?=
+screenshots: $(VENV)/.installed
+	$(BIN)/python docs/make_screenshots.py --readme $(if $(STORE),--store "$(STORE)")
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "longatlas needs Python 3.11 or 3.12 with venv and pip; install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }

@@ -17,6 +17,7 @@ from longatlas import catalog
 from longatlas.errors import LongAtlasError
 from longatlas.harness.demo import METHODS
 from longatlas.store import Store, queries, store_url
+from longatlas.store.connection import is_sqlite
 from longatlas_dashboard import settings
 from longatlas_dashboard.theme import LIGHT, THEMES, Theme
 
@@ -77,20 +78,22 @@ def _file() -> tuple[int, ...]:
     """Which file the store is now; () for none. Another one in its place has other numbers."""
     url = store_url(settings.read().store)
     with suppress(OSError):
-        if url.get_backend_name() == "sqlite":
+        if is_sqlite(url):
             found = Path(str(url.database)).stat()
             return (found.st_dev, found.st_ino)
     return ()
 
 
 def store() -> Store:
-    """The store the launcher named, opened anew when its file is another one or gone. Raises LongAtlasError."""
+    """The store the launcher named, opened anew when its file is another one. Raises LongAtlasError."""
     given = settings.read()
     file = _file()
-    opened = _open(given.store, given.read_only, file)
-    if opened.is_sqlite and not file:
-        _open.clear()  # it has just been made, or must be missed again at the next look
-    return opened
+    if is_sqlite(store_url(given.store)) and not file:
+        raise LongAtlasError(
+            f"store '{store_url(given.store).database}' is gone; it was there when the dashboard was started: put it "
+            "back, or start the dashboard again, which makes an empty one"
+        )
+    return _open(given.store, given.read_only, file)
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)

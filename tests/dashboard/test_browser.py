@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
+
+from longatlas.harness import jobs
+from longatlas.harness.plan import Plan
+from longatlas.store import Store
+from longatlas.store.transfer import export_rows, import_rows, read_rows
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -29,33 +38,72 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+NAMES = (
+    "", "taxonomy", "method?id=infini_attention", "compare", "scaling", "memory", "trade_off", "retrieval?task=passkey",
+    "run?m=vanilla,infini_attention", "jobs", "results", "methodology",
+)  # fmt: skip
+EVIL = "<img src='http://evil.example/x.png' onerror=alert(1)> [x](javascript:alert(1))"
+# What can be reached by Tab: seen, enabled, and one of each group that arrow keys walk.
+MARK_CONTROLS = """() => {
+  const found = [...document.querySelectorAll('a[href], button, input, select, textarea, summary, [tabindex="0"]')]
+    .filter(e => e.tabIndex >= 0 && !e.disabled && e.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+    .filter(e => e.type !== 'radio' && e.getAttribute('role') !== 'radio' && e.getAttribute('role') !== 'tab')
+    .filter(e => !e.matches('[data-variant]'))
+    .filter(e => e.getBoundingClientRect().width > 1);
+  found.forEach(e => e.setAttribute('data-wanted', '1'));
+  return found.length;
+}"""
 READY = '[data-testid="stApp"][data-test-connection-state="CONNECTED"][data-test-script-state="notRunning"]'
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A dashboard with an empty store of its own."""
-    import socket
-
+@contextmanager
+def served(folder: Path, store: Path) -> Iterator[str]:
+    """A dashboard of a store: its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("dashboard")
-    store = str(folder / "store.sqlite")
     process = subprocess.Popen(
-        [sys.executable, "-m", "longatlas", "dashboard", "--port", str(port), "--store", store],
+        [sys.executable, "-m", "longatlas", "dashboard", "--port", str(port), "--store", str(store)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "XDG_STATE_HOME": str(folder), "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None
-    yield process.stdout.readline().split()[-1]
-    from longatlas.harness import jobs
-    from longatlas.store import Store
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        jobs.stop_supervisor(Store(str(store)))
+        process.terminate()
+        process.wait(15)
 
-    jobs.stop_supervisor(Store(store))
-    process.terminate()
-    process.wait(15)
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("empty") / "store.sqlite"
+
+
+@pytest.fixture(scope="module")
+def address(empty_store: Path) -> Iterator[str]:
+    """A dashboard with an empty store of its own."""
+    with served(empty_store.parent, empty_store) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def filled_address(filled_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A dashboard with made rows, one method of which has a name that must stay text, and an ended job."""
+    folder = tmp_path_factory.mktemp("filled")
+    store = Store(str(folder / "store.sqlite"))
+    rows = Store(str(filled_path)).rows(latest=True, samples=True)
+    evil = rows[rows["method"] == "alibi"].assign(method=EVIL)
+    evil["cell"] = [f"x{cell}" for cell in evil["cell"]]
+    for number, frame in enumerate((rows, evil)):
+        export_rows(frame, folder / f"{number}.json")
+        import_rows(store, read_rows(folder / f"{number}.json"), "made")
+    job = jobs.submit(store, Plan(methods=("vanilla",)), start=False)
+    jobs.update(store, job.id, status=jobs.DONE, done=9, total=9)
+    with served(folder, folder / "store.sqlite") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +159,14 @@ def test_from_the_taxonomy_to_a_finished_run(page: Any, address: str) -> None:
     page.locator('[aria-label^="vanilla, T = 512: "]').wait_for()
 
 
-NAMES = ("", "taxonomy", "method?id=infini_attention", "compare", "run", "jobs", "results", "methodology")
-
-
 @pytest.mark.parametrize("width", [390, 1440])
-def test_no_page_overflows_or_fails(browser: Any, address: str, width: int) -> None:
+def test_no_page_overflows_or_fails(browser: Any, filled_address: str, width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark")
     page = context.new_page()
     foreign: list[str] = []
     page.on("request", lambda request: foreign.append(request.url) if is_foreign(request.url) else None)
     for name in NAMES:
-        visit(page, f"{address}/{name}")
+        visit(page, f"{filled_address}/{name}")
         page.get_by_test_id("stHeading").first.wait_for()
         wide = page.evaluate(
             "() => { const m = document.querySelector('[data-testid=stMain]'); return m.scrollWidth - m.clientWidth }"
@@ -130,3 +175,107 @@ def test_no_page_overflows_or_fails(browser: Any, address: str, width: int) -> N
         assert page.get_by_test_id("stException").count() == 0, name
     context.close()
     assert foreign == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_on_any_page(browser: Any, filled_address: str, theme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    context = browser.new_context(viewport={"width": 1440, "height": 1400}, color_scheme=theme)
+    page = context.new_page()
+    found = []
+    for name in NAMES:
+        visit(page, f"{filled_address}/{name}")
+        page.get_by_test_id("stHeading").first.wait_for()
+        page.wait_for_timeout(500)  # for what is drawn after the script has ended
+        for violation in axe.run(page).response["violations"]:
+            if violation["impact"] in ("critical", "serious", "moderate"):
+                found.append((name, violation["id"], violation["nodes"][0]["html"][:200]))
+    context.close()
+    assert found == []
+
+
+def test_every_chart_is_told_in_words(page: Any, filled_address: str) -> None:
+    for name in NAMES:
+        visit(page, f"{filled_address}/{name}")
+        page.get_by_test_id("stHeading").first.wait_for()
+        page.wait_for_timeout(300)
+        charts = page.get_by_test_id("stVegaLiteChart")
+        for chart in filter(lambda found: found.is_visible(), charts.all()):
+            words = chart.evaluate("e => e.getAttribute('aria-label') || e.closest('[aria-label]')?.ariaLabel || ''")
+            assert len(words) > 20, name
+
+
+def test_the_keyboard_alone_reaches_every_control(page: Any, filled_address: str) -> None:
+    for name in ("run?m=vanilla,infini_attention", "scaling?m=vanilla,alibi", ""):
+        visit(page, f"{filled_address}/{name}")
+        page.get_by_test_id("stHeading").first.wait_for()
+        page.wait_for_timeout(1000)
+        wanted = page.evaluate(MARK_CONTROLS)
+        assert wanted > 15
+        for _ in range(3 * wanted):
+            page.keyboard.press("Tab")
+            page.evaluate("() => document.activeElement.setAttribute('data-reached', '1')")
+        missed = page.evaluate(
+            "() => [...document.querySelectorAll('[data-wanted]:not([data-reached])')].map(e => e.outerHTML.slice(0, 99))"
+        )
+        assert missed == [], name
+
+
+def test_a_choice_stands_in_the_address_and_survives_a_reload(page: Any, filled_address: str) -> None:
+    visit(page, f"{filled_address}/scaling?m=vanilla,alibi&u=ratio&p=prefill")
+    page.get_by_text("Prefill time over that of vanilla").wait_for()
+    page.get_by_role("radio", name="tokens/s").click()
+    page.wait_for_url(re.compile("u=rate"))
+    page.get_by_text("Prefill rate").wait_for()
+    page.reload()
+    page.wait_for_selector(READY)
+    page.get_by_text("Prefill rate").wait_for()
+    assert page.get_by_text("Train rate").count() == 0
+
+
+def test_a_view_gives_its_rows_and_its_command(page: Any, filled_address: str, tmp_path: Path) -> None:
+    visit(page, f"{filled_address}/memory?m=vanilla,alibi")
+    page.get_by_text("Take it along").click()
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="JSON").click()
+    path = tmp_path / "rows.json"
+    caught.value.save_as(path)
+    rows = read_rows(path)
+    assert {row["method"] for row in rows} == {"vanilla", "alibi"}
+    assert {row["measure"] for row in rows} == {"memory"}
+    page.get_by_text("longatlas run --methods vanilla,alibi --measure memory").wait_for()
+
+
+def test_names_from_elsewhere_are_text(page: Any, filled_address: str) -> None:
+    spoken: list[str] = []
+    page.on("dialog", lambda dialog: (spoken.append(dialog.message), dialog.dismiss()))
+    for name in ("compare", "scaling", "memory", "trade_off", "retrieval", "results"):
+        visit(page, f"{filled_address}/{name}?m=vanilla,{quote(EVIL)}")
+        page.get_by_test_id("stHeading").first.wait_for()
+        page.wait_for_timeout(500)
+        assert page.locator("img[src*=evil], a[href^=javascript], script[src*=evil]").count() == 0, name
+    assert spoken == []
+
+
+def test_another_session_cancels_and_a_killed_process_is_told(
+    page: Any, browser: Any, address: str, empty_store: Path
+) -> None:
+    store = Store(str(empty_store))
+    plan = Plan(
+        methods=("vanilla",), measure=("speed",), phases=("prefill",), lengths=(64, 128, 256, 512, 1024), budget=30.0
+    )
+    number = jobs.submit(store, plan).id
+    visit(page, f"{address}/jobs?job={number}")
+    page.get_by_text("measuring vanilla prefill T=").wait_for()
+    other = browser.new_context()
+    second = other.new_page()
+    visit(second, f"{address}/jobs?job={number}")
+    second.get_by_role("button", name="Cancel").click()
+    page.get_by_text(re.compile(r"of 5 cells · cancelled")).wait_for()
+    other.close()
+    page.get_by_role("button", name="Run again").click()
+    page.get_by_text("measuring vanilla prefill T=").wait_for()
+    supervisor = jobs.supervisor(store)
+    assert supervisor is not None
+    os.kill(supervisor.pid, signal.SIGKILL)
+    page.get_by_text("its process was killed; run it again to go on from the finished cells").wait_for()

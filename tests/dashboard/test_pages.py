@@ -426,10 +426,20 @@ def test_results_filters_and_keeps_provenance(filled: Store) -> None:
     assert {"machine", "versions", "source", "cell", "seed"} <= set(shown.columns)
 
 
-def test_results_of_a_store_that_vanishes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LONGATLAS_STORE", str(tmp_path / "gone.sqlite"))
-    monkeypatch.setenv("LONGATLAS_DASHBOARD_READ_ONLY", "1")
-    assert "does not exist" in show("results").error[0].value
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("taxonomy", "methodology")])
+def test_a_store_that_is_gone_is_named_and_not_made_anew(empty: Store, page: str) -> None:
+    app = show(page, id="vanilla") if page == "method" else show(page)
+    assert not app.error
+    empty.engine.dispose()
+    for file in Path(empty.name).parent.glob("empty.sqlite*"):
+        file.unlink()
+    assert "is gone; it was there when the dashboard was started" in app.run().error[0].value.replace("\\", "")
+    assert not Path(empty.name).exists()
+
+
+def test_a_store_of_a_later_version_says_what_to_do(empty: Store) -> None:
+    empty.remember("version", "99")
+    assert "install a newer longatlas" in show("results").error[0].value
 
 
 def test_read_only_hides_run_and_cancel(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
 from longatlas import catalog
@@ -80,6 +81,27 @@ drawn into one plot, and numbers that others published are never mixed with meas
 """,
 }
 
+GLOSSARY = {
+    "T": "tokens of a sequence",
+    "B, H, D": "sequences at once, heads, size of a head",
+    "W, N, M, C": "window, segment, memory and chunk, in tokens",
+    "spec": "a method with its options, or several joined by +: yarn:factor=4+sliding_window",
+    "slot": "a part of the decoder that a method replaces: position, memory, attention, mixer, ffn, model, context, "
+    "objective",
+    "impl": "a way to compute the same method: reference (fp64, from the paper), torch, triton",
+    "retrofit": "a method that goes into a model trained without it",
+    "exact": "a method that computes what vanilla attention computes, by another way",
+    "state": "what is carried from one call to the next: caches, memories, sums",
+    "prefill": "one forward pass over T tokens; decode is one token after T",
+    "cell": "one measurement of a plan, finished once and kept",
+    "setting": "machine, device, dtype, threads and case: only numbers of one setting are drawn together",
+    "case": "batch, heads, head size and layers, or a task's preset and corpus",
+    "level": "operation (q, k and v to o), layer, or decoder",
+    "effective length": "the greatest T up to which accuracy stays above a threshold at every measured length",
+    "frontier": "the methods that no other beats in cost and in quality at once",
+    "influence": "the size of the gradient of output i by input token j",
+}
+
 
 def page() -> None:
     ui.header("Methodology", "How each number on these pages is taken.")
@@ -89,6 +111,8 @@ def page() -> None:
     ui.section("Statuses")
     st.markdown("\n".join(f"- `{name}` {glyph} {words}" for name, (glyph, words) in marks.STATUSES.items()))
     _tasks()
+    ui.section("Glossary")
+    ui.table(pd.DataFrame(GLOSSARY.items(), columns=["word", "meaning"]), height=420)
     ui.section("Add a method", "A package of about 25 lines; it then appears on every page.")
     st.code(
         "longatlas new my_method --slot attention --family efficient_attention/sparse/fixed_patterns\n"
