@@ -53,6 +53,8 @@ MARK_CONTROLS = """() => {
   found.forEach(e => e.setAttribute('data-wanted', '1'));
   return found.length;
 }"""
+MISSED_CONTROLS = """() =>
+  [...document.querySelectorAll('[data-wanted]:not([data-reached])')].map(e => e.outerHTML.slice(0, 200))"""
 READY = '[data-testid="stApp"][data-test-connection-state="CONNECTED"][data-test-script-state="notRunning"]'
 
 
@@ -215,9 +217,7 @@ def test_the_keyboard_alone_reaches_every_control(page: Any, filled_address: str
         for _ in range(3 * wanted):
             page.keyboard.press("Tab")
             page.evaluate("() => document.activeElement.setAttribute('data-reached', '1')")
-        missed = page.evaluate(
-            "() => [...document.querySelectorAll('[data-wanted]:not([data-reached])')].map(e => e.outerHTML.slice(0, 99))"
-        )
+        missed = page.evaluate(MISSED_CONTROLS)
         assert missed == [], name
 
 
