@@ -287,7 +287,10 @@ def _log_exception() -> None:
 def setting_choice(
     methods: Iterable[str], measures: Iterable[str], *, key: str, phase: str = "", label: str = "Measured on"
 ) -> pd.Series | None:
-    """Let the reader choose the machine, case and level whose rows are shown, newest first; None without rows."""
+    """Let the reader choose the machine, case and level whose rows are shown, newest first; None without rows.
+
+    At first it is the newest of those that have most of the methods.
+    """
     found = ask("settings", tuple(methods), tuple(measures), phase)
     if found.empty:
         return None
@@ -299,6 +302,7 @@ def setting_choice(
         key=key,
         words=lambda i: setting_text(found.iloc[i]),
         name=lambda i: f"{found.iloc[i]['setting']}{found.iloc[i]['level'][:1]}",
+        default=int(found["methods"].to_numpy().argmax()),
     )
     return found.iloc[place]
 

@@ -86,7 +86,7 @@ def _answer(case: Case, answer: Answer) -> None:
     for row in fitting.head(3).itertuples():
         with st.container(horizontal=True, vertical_alignment="center"):
             ui.link("method", f"**{ui.plain(row.method)}**", id=str(row.method).partition(":")[0].partition("+")[0])
-            st.markdown(ui.plain(f"{marks.value_text(row.ms, 'ms')}. {answer.reasons[row.method]}"))
+            st.markdown(ui.plain(f"{marks.value_text(row.ms, 'ms')}: {answer.reasons[row.method]}"))
     if len(fitting):
         with st.container(horizontal=True):
             chosen = ",".join(fitting["method"].head(plots.AT_MOST))

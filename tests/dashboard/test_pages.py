@@ -617,3 +617,19 @@ def test_run_estimates_time_and_memory_and_refuses_what_cannot_fit(filled: Store
     assert app.button(key="start").disabled
     unknown = show("run", m="yarn", t="512", w="speed", p="prefill")
     assert "rule of thumb" in texts(unknown)
+
+
+def test_plots_begin_with_the_setting_that_has_most_of_the_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGATLAS_STORE", str(tmp_path / "store.sqlite"))
+    store = Store(str(tmp_path / "store.sqlite"))
+    plan = Plan(methods=("vanilla", "alibi"), lengths=(512, 1024), measure=("speed",), phases=("prefill",), layers=1)
+    for chosen in (plan, plan.with_values({"layers": 3, "methods": ("vanilla",)})):
+        for cell in expand(chosen):
+            store.save(cell, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms", "n": 5}], 1.0)
+    app = show("scaling", m="vanilla,alibi")
+    assert "layers 1" in app.selectbox(key="on").options[app.selectbox(key="on").index]
+    assert set(frame_with(app, "time claimed")["method"]) == {"vanilla", "alibi"}
+    alone = show("scaling", m="vanilla")
+    assert "layers 3" in alone.selectbox(key="on").options[alone.selectbox(key="on").index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from longatlas.combination import as_combination
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis, findings
 from longatlas.measure.influence_map import Influence
-from longatlas_dashboard import charts, job_view, plots, settings, sources, tree, ui
+from longatlas_dashboard import charts, job_view, marks, plots, settings, sources, tree, ui
 
 
 def page() -> None:
@@ -152,8 +153,9 @@ def _verified(method: Method) -> None:
         return
     results = record["found"][0]["checks"]
     red = [result for result in results if result["status"] == "failed"]
-    words = f"{len(results) - len(red)} of {len(results)} checks hold" + (f"; {len(red)} fail" if red else "")
-    words += f" · {record['seconds']:.0f} s · {job_view.age_text(record['at'])}"
+    counts = Counter(result["status"] for result in results)
+    words = ", ".join(f"{counts[name]} {name}" for name in ("failed", "passed", "declared", "skipped") if counts[name])
+    words += f" · took {marks.duration_text(record['seconds'])} · {job_view.age_text(record['at'])}"
     (st.error if red else st.success)(ui.plain(words), icon=":material/close:" if red else ":material/check:")
     ui.table(pd.DataFrame(results), key="verify_results")
 

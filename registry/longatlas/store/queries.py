@@ -43,7 +43,8 @@ def methods(store: Store) -> pd.DataFrame:
 def settings(store: Store, methods: Sequence[str], measures: Sequence[str], phase: str = "") -> pd.DataFrame:
     """The settings that methods were measured under, the newest first: only rows of one setting compare.
 
-    Columns: setting, level, machine, device, dtype, threads, case, cells, and `created` of the newest cell.
+    Columns: setting, level, machine, device, dtype, threads, case, cells, methods (how many of them have a cell), and
+    `created` of the newest cell.
     """
     newest = (
         sa.select(
@@ -61,6 +62,7 @@ def settings(store: Store, methods: Sequence[str], measures: Sequence[str], phas
             SERIES.c.level,
             *(SETTINGS.c[name] for name in ("machine", "device", "dtype", "threads", "case")),
             sa.func.sum(newest.c.cells).label("cells"),
+            sa.func.count(sa.distinct(SERIES.c.method)).label("methods"),
             sa.func.max(newest.c.created).label("created"),
         )
         .select_from(_measured_series(newest))
