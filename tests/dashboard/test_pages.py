@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from streamlit.testing.v1 import AppTest
 
-from longatlas import catalog
+from longatlas import catalog, combination
 from longatlas.cards import Method, Option
 from longatlas.catalog import Catalog
 from longatlas.errors import LongAtlasError
@@ -633,3 +635,40 @@ def test_plots_begin_with_the_setting_that_has_most_of_the_methods(
     assert set(frame_with(app, "time claimed")["method"]) == {"vanilla", "alibi"}
     alone = show("scaling", m="vanilla")
     assert "layers 3" in alone.selectbox(key="on").options[alone.selectbox(key="on").index]
+
+
+BREAKING = """
+from longatlas import Attention, Method
+
+def mask(config):
+    return Attention(mask_mod=lambda b, h, q_idx, kv_idx: q_idx - kv_idx < 8)
+
+METHOD = Method(name="breaking", title="Breaking", family="misc/parallelism", summary="x", fills={"attention": mask})
+"""
+
+
+@pytest.fixture
+def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of a plugin that is loaded; the test breaks it."""
+    path = tmp_path / "breaking_plugin.py"
+    path.write_text(BREAKING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    atlas = with_plugins(Plugin("breaking", "1", "breaking", (importlib.import_module("breaking_plugin").METHOD,)))
+    monkeypatch.setattr(catalog, "load_catalog", lambda: atlas)
+    monkeypatch.setattr(combination, "load_catalog", lambda: atlas)
+    yield path
+    sys.modules.pop("breaking_plugin", None)
+
+
+def test_a_plugin_that_breaks_between_two_reruns_is_told(empty: Store, breaking: Path) -> None:
+    app = show("method", id="breaking")
+    assert not app.error
+    breaking.write_text("this is no python")
+    app.button(key="find_influence").click().run(timeout=90)
+    assert not app.exception
+    assert "longatlas influence breaking" in app.error[0].value.replace("\\", "")
+    breaking.unlink()
+    app.run()
+    assert not app.exception
+    assert "install its plugin again" in app.error[0].value
+    assert "install its plugin again" in show("run", m="breaking").error[0].value

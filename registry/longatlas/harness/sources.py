@@ -11,15 +11,25 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 from longatlas.combination import Combination
+from longatlas.errors import LongAtlasError
 
 
 def source_digest(combination: Combination) -> str:
-    """Hash of the source files of a combination's builders (see source_files)."""
+    """Hash of the source files of a combination's builders (see source_files).
+
+    Raises LongAtlasError for a file that was there when its plugin was loaded and cannot be read any more.
+    """
     digest = hashlib.sha256()
     for part in combination.parts:
         for builder in part.method.fills.values():
-            for path in source_files(builder.__module__):
-                digest.update(path.name.encode() + path.read_bytes())
+            try:
+                for path in source_files(builder.__module__):
+                    digest.update(path.name.encode() + path.read_bytes())
+            except OSError as error:
+                raise LongAtlasError(
+                    f"the source of method '{part.method.name}' cannot be read any more: {error.filename}: "
+                    f"{error.strerror}; install its plugin again and start longatlas anew"
+                ) from None
     return digest.hexdigest()[:16]
 
 
