@@ -83,6 +83,11 @@ def test_a_missing_store_is_refused_when_read_only(tmp_path: Path) -> None:
     assert not Path(where).exists()
 
 
+def heed_ctrl_c() -> None:
+    """What a terminal does: tests that were started in the background inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     port, where = free_port(), tmp_path / "s.sqlite"
@@ -92,6 +97,7 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         stdout=subprocess.PIPE,
         text=True,
         env=environment(tmp_path),
+        preexec_fn=heed_ctrl_c,
     )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == f"Dashboard: http://127.0.0.1:{port}"

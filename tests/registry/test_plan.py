@@ -12,7 +12,7 @@ from longatlas import LongAtlasError
 from longatlas.catalog import load_catalog
 from longatlas.cli.measure import make_plan
 from longatlas.cli.measure import run as run_command
-from longatlas.harness.plan import Plan, PlanError, load_plan, plan_from_values, plan_from_yaml
+from longatlas.harness.plan import KEYS, Plan, PlanError, load_plan, plan_from_values, plan_from_yaml
 from longatlas.harness.running import as_plan
 
 FULL = Plan(
@@ -41,7 +41,7 @@ SMALL = Plan(methods=("vanilla",))
 def from_command(arguments: list[str]) -> Plan:
     """What the command line makes of an argument list."""
     context = run_command.make_context("run", arguments[2:])
-    values = {k: v for k, v in context.params.items() if k not in ("plan", "store", "force", "yes", "as_json")}
+    values = {key: value for key, value in context.params.items() if key in KEYS}
     plan: Plan = make_plan(context.params["plan"], values)
     return plan
 

@@ -299,7 +299,9 @@ def test_the_example_plugin_passes_verify(example_home):
     done = longatlas("verify", "dilated_window", "yarn+dilated_window:dilation=3", "--json", path=example_home)
     reports = json.loads(done.stdout)
     assert [report["ok"] for report in reports] == [True, True]
-    assert {check["status"] for check in reports[0]["checks"]} == {"passed"}
+    statuses = {check["check"]: check["status"] for check in reports[0]["checks"]}
+    assert statuses.pop("equals_vanilla") == "skipped"  # it does not say that it is exact
+    assert set(statuses.values()) == {"passed"}
 
 
 def test_the_example_plugins_own_test_passes(example_home):
