@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -15,6 +15,7 @@ from longatlas.harness import analysis
 from longatlas_dashboard import charts, marks, ui
 
 AT_MOST = 10
+CROSSES = "Cells without a number; they stand as crosses above the plots."
 BASELINE = "vanilla"
 
 
@@ -86,10 +87,27 @@ def draw(
 def all_views(rows: pd.DataFrame, *, key: str) -> None:
     """Every view that has rows, two beside each other."""
     drawn = [view for view in VIEWS if _has(rows, view)]
-    for first in range(0, len(drawn), 2):
-        for column, view in zip(st.columns(2, gap="large"), drawn[first : first + 2], strict=False):
+    for view in beside(drawn):
+        against_length(rows, view, key=f"{key}_{view.key}")
+
+
+def beside(views: Sequence[View]) -> Iterator[View]:
+    """Each view in turn, two of them beside each other; what is drawn for it stands in its column."""
+    for first in range(0, len(views), 2):
+        columns = st.columns(min(2, len(views)), gap="large")
+        for column, view in zip(columns, views[first : first + 2], strict=False):
             with column:
-                against_length(rows, view, key=f"{key}_{view.key}")
+                yield view
+
+
+def failed_and_values(rows: pd.DataFrame, words: str = "Cells without a number.") -> None:
+    """The tables that end a view: what failed, and folded away the numbers behind the plots."""
+    failed = failure_table(rows)
+    if not failed.empty:
+        ui.section("Failed", words)
+        ui.table(failed)
+    with st.expander("Values"):
+        ui.table(values_table(rows), height=420)
 
 
 def _has(rows: pd.DataFrame, view: View) -> bool:

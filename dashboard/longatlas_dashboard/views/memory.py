@@ -31,10 +31,8 @@ def page() -> None:
     rows = ui.rows_under(methods, ("memory",), setting)
     st.caption(ui.plain(ui.setting_text(setting)) + ". Live tensors counted at every operation; × is the formula's.")
     shown = [view for view in plots.BYTES if view.phase in set(rows["phase"])]
-    for first in range(0, len(shown), 2):
-        for column, view in zip(st.columns(2, gap="large"), shown[first : first + 2], strict=False):
-            with column:
-                _plot(rows, view, setting)
+    for view in plots.beside(shown):
+        _plot(rows, view, setting)
     _budget(rows)
     _tables(rows, shown, setting)
     _table_1()
@@ -118,12 +116,7 @@ def _tables(rows: pd.DataFrame, shown: list[plots.View], setting: Any) -> None:
         joined = state[["method", "T", "value"]].merge(formula, on=["method", "T"], suffixes=("_measured", "_formula"))
         joined.columns = ["method", "T", "measured", "formula"]
         ui.table(joined.assign(ratio=joined["measured"] / joined["formula"]), height=240)
-    failed = plots.failure_table(rows)
-    if not failed.empty:
-        ui.section("Failed", "Cells without a number; they stand as crosses above the plots.")
-        ui.table(failed)
-    with st.expander("Values"):
-        ui.table(plots.values_table(rows), height=420)
+    plots.failed_and_values(rows, plots.CROSSES)
 
 
 def _table_1() -> None:

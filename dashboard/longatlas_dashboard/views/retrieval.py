@@ -33,12 +33,7 @@ def page() -> None:
     _about(task, setting, rows)
     _accuracy(task, rows)
     depth_maps(rows, task, key="retrieval")
-    failed = plots.failure_table(rows)
-    if not failed.empty:
-        ui.section("Failed", "Cells without a number.")
-        ui.table(failed)
-    with st.expander("Values"):
-        ui.table(plots.values_table(rows), height=420)
+    plots.failed_and_values(rows)
     takeaway.of_view(methods, setting, rows, key="retrieval")
 
 

@@ -30,13 +30,12 @@ def page() -> None:
     phases, unit, slopes = _controls(rows)
     st.caption(ui.plain(ui.setting_text(setting)) + ". " + plots.repeats(rows) + " A cross is a cell that failed.")
     shown = [view for view in plots.TIMES if view.phase in phases]
-    for first in range(0, len(shown), 2):
-        for column, view in zip(st.columns(min(2, len(shown)), gap="large"), shown[first : first + 2], strict=False):
-            with column:
-                _plot(rows, view, unit, slopes)
-    _tables(rows[rows["phase"].isin(phases)], shown)
-    _shares(rows[rows["phase"].isin(phases)])
-    takeaway.of_view(methods, setting, rows[rows["phase"].isin(phases)], key="scaling")
+    for view in plots.beside(shown):
+        _plot(rows, view, unit, slopes)
+    chosen = rows[rows["phase"].isin(phases)]
+    _tables(chosen, shown)
+    _shares(chosen)
+    takeaway.of_view(methods, setting, chosen, key="scaling")
 
 
 def _controls(rows: pd.DataFrame) -> tuple[list[str], str, bool]:
@@ -72,12 +71,7 @@ def _tables(rows: pd.DataFrame, shown: list[plots.View]) -> None:
     if not against.empty:
         ui.section(f"Faster than {BASELINE}", "From which T on, and how many times its time at the longest shared T.")
         ui.table(against)
-    failed = plots.failure_table(rows)
-    if not failed.empty:
-        ui.section("Failed", "Cells without a number; they stand as crosses above the plots.")
-        ui.table(failed)
-    with st.expander("Values"):
-        ui.table(plots.values_table(rows), height=420)
+    plots.failed_and_values(rows, plots.CROSSES)
 
 
 def _shares(rows: pd.DataFrame) -> None:
