@@ -112,7 +112,10 @@ def _tables(rows: pd.DataFrame, shown: list[plots.View], setting: Any) -> None:
     state = analysis.measured(rows, "state_bytes", "prefill")
     formula = by_formula(state, setting)
     if not formula.empty:
-        ui.section("State, formula and measured", "bytes")
+        ui.section(
+            "State, formula and measured",
+            "Bytes. The formula counts floating-point numbers; positions, which are integers, come on top of it.",
+        )
         joined = state[["method", "T", "value"]].merge(formula, on=["method", "T"], suffixes=("_measured", "_formula"))
         joined.columns = ["method", "T", "measured", "formula"]
         ui.table(joined.assign(ratio=joined["measured"] / joined["formula"]), height=240)
