@@ -1,4 +1,4 @@
-"""What the compiler makes of Infini-attention's kernels: all tiles fit and spill nothing, on tensor cores."""
+"""What the compiler makes of Infini-attention's kernels: all tiles fit into registers and memory, on tensor cores."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ from longatlas.kernels import Launch
 
 # Bytes of shared memory that one program may have, by compute capability.
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
-MATRIX_INSTRUCTIONS = ("wgmma", "mma")
+# Bytes per thread. ptxas gives up a register or two to fit one more program, in other kernels with each release.
+FEW_SPILLED = 16
 _DTYPES = {
     torch.float64: "fp64",
     torch.float32: "fp32",
@@ -53,17 +54,17 @@ class Compiled:
     matmuls: dict[str, int]
 
     def check(self) -> None:
-        """Raises LongAtlasError where it does not fit or spills."""
+        """Raises LongAtlasError where it does not fit or spills more than FEW_SPILLED bytes per thread."""
         limit = SHARED_MEMORY[self.capability]
         if self.shared > limit:
             raise LongAtlasError(
                 f"kernel {self.name} needs {self.shared} bytes of shared memory on sm_{self.capability}, which has "
                 f"{limit}; make its tiles smaller or run fewer stages ahead"
             )
-        if self.spilled:
+        if self.spilled > FEW_SPILLED:
             raise LongAtlasError(
                 f"kernel {self.name} spills {self.spilled} bytes per thread on sm_{self.capability} "
-                f"({self.registers} registers); make its tiles smaller or give it more warps"
+                f"({self.registers} registers), more than {FEW_SPILLED}; make its tiles smaller or give it more warps"
             )
 
 

@@ -88,7 +88,7 @@ class Tiles:
     registers: int | None = None
 
 
-# By largest head: (queries, keys, columns, part, warps, stages[, registers]); each fits and spills nothing where used.
+# By largest head: (queries, keys, columns, part, warps, stages[, registers]); each fits where used.
 Table = dict[tuple[torch.dtype, int], dict[int, tuple[int, ...]]]
 _LOCAL: Table = {
     (torch.bfloat16, 90): {128: (128, 64, 128, 128, 8, 2), 256: (64, 64, 128, 64, 8, 2)},

@@ -53,7 +53,7 @@ class Tiles:
     stages: int
 
 
-# (block, width, part, warps, stages) by kernel; each fits, and spills nothing, on the capability it is listed for.
+# (block, width, part, warps, stages) by kernel; each fits into the registers and memory of its capability.
 _HOPPER = {
     torch.bfloat16: {
         "forward": (64, 128, 64, 8, 1),
