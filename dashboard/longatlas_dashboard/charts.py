@@ -1,4 +1,8 @@
-"""Every chart of the dashboard: a frame goes in, an Altair chart comes out. Nothing here knows Streamlit."""
+"""Every chart of the dashboard: a frame goes in, an Altair chart comes out. Nothing here knows Streamlit.
+
+Encodings are given as objects: of a mere string Altair finds the class by a walk through its schema, which takes longer
+than all else of a chart.
+"""
 
 from __future__ import annotations
 
@@ -60,15 +64,10 @@ def scaling(
     top = FAILED_STEP * failed["method"].nunique()
     y = alt.Y(**_value_axis("value", title, unit, spread, padding=14, top=top))
     data = _told(frame, unit)
-    base = alt.Chart(data).encode(x=x, y=y, **_by_method(methods, theme, order, dash=False))
-    lines = alt.Chart(data).mark_line(strokeWidth=2)
-    lines = lines.encode(x=x, y=y, **_by_method(methods, theme, order, dash=True, shape=False))
-    colour = _by_method(methods, theme, order, dash=False)["color"]
-    intervals = _intervals(data, x, ("low", "high"), y["scale"], colour)
-    points = base.mark_point(size=70, filled=True, opacity=1).encode(
-        tooltip=_tooltips("method", "T", "shown", "interval", "n"), description="spoken:N"
-    )
-    layers: list[Any] = [lines, intervals, points, *_failed_marks(failed, methods, x, theme, order)]
+    layers: list[Any] = [
+        *_curves(x, y, y["scale"], methods, theme, order),
+        *_failed_marks(failed, methods, x, theme, order),
+    ]
     if formula is not None and len(formula):
         computed = alt.Chart(formula[["method", "T", "value"]])
         crosses = computed.mark_text(text="×", fontSize=14, color=theme.text).encode(
@@ -77,7 +76,7 @@ def scaling(
         layers.append(crosses)
     if references is not None and len(references):
         layers = [*_reference_lines(references, spread, x, y, theme), *layers]
-    return _finish(alt.layer(*layers), theme, height=HEIGHT + top)
+    return _layered(layers, theme, data, height=HEIGHT + top)
 
 
 def buckets(
@@ -97,19 +96,7 @@ def buckets(
     x = _length_axis(sorted({int(t) for t in frame["T"]}), title=length_title)
     scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False, padding=14)
     y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title=title, tickCount=6))
-    data = _told(frame, "")
-    lines = alt.Chart(data).mark_line(strokeWidth=2)
-    lines = lines.encode(x=x, y=y, **_by_method(methods, theme, order, dash=True, shape=False))
-    points = alt.Chart(data).mark_point(size=70, filled=True, opacity=1)
-    points = points.encode(
-        x=x,
-        y=y,
-        tooltip=_tooltips("method", "T", "shown", "interval", "n"),
-        description="spoken:N",
-        **_by_method(methods, theme, order, dash=False),
-    )
-    intervals = _intervals(data, x, ("low", "high"), scale, points.encoding["color"])
-    return _finish(alt.layer(lines, intervals, points), theme)
+    return _layered(_curves(x, y, scale, methods, theme, order), theme, _told(frame, ""))
 
 
 def depth_map(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
@@ -123,13 +110,13 @@ def depth_map(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
     x = alt.X("length:O", sort=alt.EncodingSortField("T"), axis=alt.Axis(title="T, tokens", labelAngle=0))
     y = alt.Y("depth:O", axis=alt.Axis(title="depth, tenths of the text"))
     told = [alt.Tooltip(name) for name in ("T:Q", "depth:O", "percent:N", "n:Q")]
-    base = alt.Chart(data).encode(x=x, y=y)
+    base = alt.Chart().encode(x=x, y=y)
     boxes = base.mark_rect(stroke=theme.background).encode(
         color=alt.Color("value:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=None), tooltip=told
     )
     ink = alt.condition("datum.value > 0.6", alt.value("#000000"), alt.value("#FFFFFF"))
-    words = base.mark_text(fontSize=11).encode(text="percent:N", color=ink)
-    return _finish(alt.layer(boxes, words), theme, height=alt.Step(20))
+    words = base.mark_text(fontSize=11).encode(text=alt.Text("percent:N"), color=ink)
+    return _layered([boxes, words], theme, data, height=alt.Step(20))
 
 
 def trade_off(
@@ -160,9 +147,9 @@ def trade_off(
     step = alt.Chart(_to_the_edges(frontier, points, "max" if quality_less else "min")).mark_line(
         interpolate="step-after", color=theme.muted, strokeDash=[5, 4], strokeWidth=1.5
     )
-    joined = alt.Chart(data).mark_line(strokeWidth=1, color=theme.border).encode(x=x, y=y, detail="base:N")
-    dots = alt.Chart(data).encode(x=x, y=y, **_by_method(methods, theme, order, dash=False))
-    spread = _intervals(data, x, ("quality_low", "quality_high"), y["scale"], dots.encoding["color"])
+    joined = alt.Chart().mark_line(strokeWidth=1, color=theme.border).encode(x=x, y=y, detail=alt.Detail("base:N"))
+    dots = alt.Chart().encode(x=x, y=y, **_by_method(methods, theme, order, dash=False))
+    spread = _intervals(x, ("quality_low", "quality_high"), y["scale"], dots.encoding["color"])
     dots = dots.mark_point(size=110, filled=True, opacity=1).encode(
         tooltip=[
             alt.Tooltip("method:N", title="method"),
@@ -179,8 +166,8 @@ def trade_off(
         mark = alt.Chart(own).mark_text(
             align="right" if right else "left", dx=-9 if right else 9, dy=(-10, 12)[place % 2], color=theme.muted
         )
-        names.append(mark.encode(x=x, y=y, text="method:N"))
-    return _finish(alt.layer(step.encode(x=x, y=y), joined, spread, dots, *names), theme)
+        names.append(mark.encode(x=x, y=y, text=alt.Text("method:N")))
+    return _layered([step.encode(x=x, y=y), joined, spread, dots, *names], theme, data)
 
 
 def icicle(frame: pd.DataFrame, *, chosen: str, theme: Theme) -> alt.LayerChart:
@@ -204,13 +191,13 @@ def icicle(frame: pd.DataFrame, *, chosen: str, theme: Theme) -> alt.LayerChart:
     x = alt.X("depth:Q", scale=alt.Scale(domain=[0, depth], nice=False), axis=None)
     y = alt.Y("start:Q", scale=alt.Scale(domain=[0, float(frame["end"].max())], reverse=True), axis=None)
     boxes = (
-        alt.Chart(data)
+        alt.Chart()
         .mark_rect(cornerRadius=2, cursor="pointer", strokeWidth=2)
         .encode(
             x=x,
-            x2="right:Q",
+            x2=alt.X2("right:Q"),
             y=y,
-            y2="bottom:Q",
+            y2=alt.Y2("bottom:Q"),
             color=alt.Color(
                 "family:N",
                 scale=alt.Scale(domain=families, range=[theme.palette[i % 6] for i in range(len(families))]),
@@ -219,18 +206,18 @@ def icicle(frame: pd.DataFrame, *, chosen: str, theme: Theme) -> alt.LayerChart:
             fillOpacity=alt.FillOpacity("strength:Q", scale=None, legend=None),
             stroke=alt.condition("datum.chosen", alt.value(theme.text), alt.value("transparent")),
             tooltip=[alt.Tooltip("title:N", title="node"), alt.Tooltip("spoken:N", title="papers")],
-            description="spoken_name:N",
+            description=alt.Description("spoken_name:N"),
         )
         .add_params(pick)
     )
     room = alt.ExprRef(f"width / {depth} - 8")
     words = (
-        alt.Chart(data)
+        alt.Chart()
         .mark_text(align="left", baseline="middle", fontSize=12, color=theme.text, limit=room)
-        .encode(x="text_x:Q", y=alt.Y("middle:Q"), text="label:N")
+        .encode(x=alt.X("text_x:Q"), y=alt.Y("middle:Q"), text=alt.Text("label:N"))
     )
     height = int(frame["end"].max()) * row
-    return _finish(alt.layer(boxes, words), theme, height=height)
+    return _layered([boxes, words], theme, data, height=height)
 
 
 def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
@@ -251,15 +238,15 @@ def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
     x = alt.X("column:N", sort=columns, axis=axis)
     y = alt.Y("method:N", sort=list(dict.fromkeys(data["method"])), axis=alt.Axis(title=None, labelLimit=200))
     told = [alt.Tooltip("label:N", title="cell"), alt.Tooltip("words:N", title="status")]
-    base = alt.Chart(data).encode(x=x, y=y)
+    base = alt.Chart().encode(x=x, y=y)
     boxes = base.mark_rect(cornerRadius=2, stroke=theme.background, strokeWidth=2).encode(
         color=alt.Color("colour:N", scale=None),
         fillOpacity=alt.FillOpacity("strength:Q", scale=None),
         tooltip=told,
-        description="label:N",
+        description=alt.Description("label:N"),
     )
-    glyphs = base.mark_text(color=theme.text, fontSize=11).encode(text="glyph:N")
-    return _finish(alt.layer(boxes, glyphs), theme, height=alt.Step(22))
+    glyphs = base.mark_text(color=theme.text, fontSize=11).encode(text=alt.Text("glyph:N"))
+    return _layered([boxes, glyphs], theme, data, height=alt.Step(22))
 
 
 def influence_map(relative: Sequence[Sequence[float]], *, theme: Theme) -> alt.LayerChart:
@@ -287,7 +274,7 @@ def influence_map(relative: Sequence[Sequence[float]], *, theme: Theme) -> alt.L
         values=[INFLUENCE_FLOOR, INFLUENCE_FLOOR / 2, 0], gradientLength=160,
     )  # fmt: skip
     made = (
-        alt.Chart(data)
+        alt.Chart()
         .mark_rect()
         .encode(
             x=x,
@@ -296,7 +283,7 @@ def influence_map(relative: Sequence[Sequence[float]], *, theme: Theme) -> alt.L
             tooltip=[alt.Tooltip("i:O"), alt.Tooltip("j:O"), alt.Tooltip("value:Q", format=".3g", title="share")],
         )
     )
-    return _finish(alt.layer(made), theme, height=340)
+    return _layered([made], theme, data)
 
 
 def _reference_lines(references: pd.DataFrame, spread: pd.Series, x: alt.X, y: alt.Y, theme: Theme) -> list[Any]:
@@ -314,17 +301,34 @@ def _reference_lines(references: pd.DataFrame, spread: pd.Series, x: alt.X, y: a
         base = alt.Chart(data).encode(x=x, y=y)
         layers += [
             base.mark_line(color=theme.muted, strokeDash=[1, 4], strokeWidth=1.5),
-            base.mark_text(align="right", dx=-4, dy=-7, fontSize=11, color=theme.muted).encode(text="name:N"),
+            base.mark_text(align="right", dx=-4, dy=-7, fontSize=11, color=theme.muted).encode(text=alt.Text("name:N")),
         ]
     return layers
 
 
-def _intervals(data: pd.DataFrame, x: alt.X, ends: tuple[str, str], scale: Any, colour: alt.Color) -> alt.Chart:
+def _curves(x: alt.X, y: alt.Y, scale: Any, methods: list[str], theme: Theme, order: Sequence[str]) -> list[alt.Chart]:
+    """Each method's line, intervals and points, of data as _told gives them."""
+    lines = alt.Chart().mark_line(strokeWidth=2)
+    lines = lines.encode(x=x, y=y, **_by_method(methods, theme, order, dash=True, shape=False))
+    points = alt.Chart().mark_point(size=70, filled=True, opacity=1)
+    points = points.encode(
+        x=x,
+        y=y,
+        tooltip=_tooltips("method", "T", "shown", "interval", "n"),
+        description=alt.Description("spoken:N"),
+        **_by_method(methods, theme, order, dash=False),
+    )
+    return [lines, _intervals(x, ("low", "high"), scale, points.encoding["color"]), points]
+
+
+def _intervals(x: alt.X, ends: tuple[str, str], scale: Any, colour: alt.Color) -> alt.Chart:
     """A thin line from the low end of each interval to the high one, where there is an interval."""
     low, high = ends
-    here = alt.Chart(data).transform_filter(f"isValid(datum.{low}) && isValid(datum.{high})")
+    here = alt.Chart().transform_filter(f"isValid(datum.{low}) && isValid(datum.{high})")
     y = alt.Y(f"{low}:Q", scale=scale)
-    return here.mark_rule(strokeWidth=1.5, opacity=0.7, aria=False).encode(x=x, y=y, y2=f"{high}:Q", color=colour)
+    return here.mark_rule(strokeWidth=1.5, opacity=0.7, aria=False).encode(
+        x=x, y=y, y2=alt.Y2(f"{high}:Q"), color=colour
+    )
 
 
 def _to_the_edges(frontier: pd.DataFrame, points: pd.DataFrame, worst: str) -> pd.DataFrame:
@@ -420,21 +424,21 @@ def _failed_marks(failed: pd.DataFrame, methods: list[str], x: alt.X, theme: The
         told = [f"{name}, T = {t}: {s}" for t, s in zip(rows["T"], rows["status"], strict=True)]
         rows = rows.assign(told=told)
         colour = theme.palette[style_of(name, order).colour]
-        top = alt.value(FAILED_STEP * place)
+        top = alt.YValue(FAILED_STEP * place)
         rows = rows[["method", "T", "status", "reason", "told"]]
         base = alt.Chart(rows).encode(x=x, y=top)
         # The words stand left of the cross, but not over the axis.
         sides = ((rows["T"] > least, "right", -9), (rows["T"] == least, "left", 9))
         layers += [
             base.mark_text(fontSize=14, fontWeight="bold", color=colour).encode(
-                text=alt.value("✕"),
+                text=alt.TextValue("✕"),
                 tooltip=_tooltips("method", "T", "status", "reason"),
-                description="told:N",
+                description=alt.Description("told:N"),
             ),
             *(
                 alt.Chart(rows[chosen])
                 .mark_text(align=align, dx=dx, fontSize=11, color=theme.text)
-                .encode(x=x, y=top, text="status:N")
+                .encode(x=x, y=top, text=alt.Text("status:N"))
                 for chosen, align, dx in sides
                 if chosen.any()
             ),
@@ -462,6 +466,15 @@ def _tooltips(*names: str) -> list[alt.Tooltip]:
     return [alt.Tooltip(f"{name}:{kinds.get(name, 'N')}", title=titles.get(name, name)) for name in names]
 
 
-def _finish(chart: alt.LayerChart, theme: Theme, height: Any = HEIGHT) -> alt.LayerChart:
-    config = chart_config(theme)
-    return chart.properties(height=height, width="container").configure(**config)
+class _Layers(alt.LayerChart):
+    """Layers that are not held against the schema each time they are drawn, which would take as long as making them."""
+
+    def to_dict(self, validate: bool = False, **options: Any) -> dict[str, Any]:
+        made: dict[str, Any] = super().to_dict(validate, **options)
+        return made
+
+
+def _layered(layers: Sequence[Any], theme: Theme, data: pd.DataFrame, height: Any = HEIGHT) -> alt.LayerChart:
+    """Layers over each other; those without data of their own draw `data`."""
+    chart = _Layers(layer=list(layers), data=data)
+    return chart.properties(height=height, width="container").configure(**chart_config(theme))

@@ -173,7 +173,10 @@ def _by_setting(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFra
     case = [json.dumps(value, sort_keys=True) for value in rows["case"]]
     for values, own in rows.assign(_case=case).groupby([*SETTING, "_case"], sort=False):
         *facts, text = values
-        yield dict(zip(SETTING, facts, strict=True)) | {"case": json.loads(text)}, own.drop(columns="_case")
+        yield (
+            dict(zip(SETTING, facts, strict=True)) | {"case": json.loads(text)},
+            analysis.one_value_each(own.drop(columns="_case")),
+        )
 
 
 def _at_most(rows: pd.DataFrame) -> pd.DataFrame:

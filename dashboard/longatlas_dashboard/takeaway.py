@@ -23,6 +23,8 @@ FORMATS = {
     "parquet": ("Parquet", "application/vnd.apache.parquet"),
     "json": ("JSON", "application/json"),
 }
+# What tells the rows of a view among those of its methods and setting.
+SHOWN = ("method", "measure", "phase", "impl", "policy")
 
 
 def of_view(methods: Sequence[str], setting: Any, rows: pd.DataFrame, *, key: str) -> None:
@@ -31,16 +33,19 @@ def of_view(methods: Sequence[str], setting: Any, rows: pd.DataFrame, *, key: st
         return
     with st.expander("Take it along: rows, command, YAML", icon=":material/ios_share:"):
         measures = tuple(dict.fromkeys(rows["measure"]))
-        phases = set(rows["phase"])
+        shown = rows[list(SHOWN)].drop_duplicates()
         chosen = (tuple(methods), measures, int(setting["setting"]), str(setting["level"]))
 
         def whole() -> pd.DataFrame:
             found: pd.DataFrame = queries.rows_of(ui.store(), *chosen, whole=True)
-            return found[found["phase"].isin(phases)]
+            return found.merge(shown, on=list(SHOWN))
 
         downloads(whole, key=key)
         try:
             plan = plan_of([spec for spec in methods if plots.known(spec)], setting, rows)
+            impl = ui.query("impl")
+            if impl and set(rows["impl"]) == {impl}:
+                plan = plan.with_values({"impl": impl})
         except LongAtlasError as error:
             st.caption(ui.plain(f"No plan measures just this: {error}"))
         else:

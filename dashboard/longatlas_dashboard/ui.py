@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from longatlas import catalog
 from longatlas.errors import LongAtlasError
+from longatlas.harness import analysis
 from longatlas.harness.demo import METHODS
 from longatlas.store import Store, queries, store_url
 from longatlas.store.connection import is_sqlite
@@ -113,11 +114,26 @@ def measured() -> pd.DataFrame:
     return found
 
 
-def rows_under(methods: Iterable[str], measures: Iterable[str], setting: Any, phase: str = "") -> pd.DataFrame:
-    """The newest rows of methods under one setting, a row of settings()."""
+def rows_under(
+    methods: Iterable[str], measures: Iterable[str], setting: Any, phase: str = "", *, key: str = ""
+) -> pd.DataFrame:
+    """The newest rows of methods under one setting, a row of settings(), with one value for each method and T.
+
+    key  where a method was measured in several implementations, the reader may choose one, by this name in the URL
+    """
     chosen = (tuple(methods), tuple(measures), int(setting["setting"]), str(setting["level"]))
     found: pd.DataFrame = ask("rows_of", *chosen)
-    return found[found["phase"] == phase].reset_index(drop=True) if phase else found
+    if phase:
+        found = found[found["phase"] == phase]
+    return analysis.one_value_each(found, _variant_choice(found, key) if key else "")
+
+
+def _variant_choice(rows: pd.DataFrame, key: str) -> str:
+    several = [] if rows.empty else analysis.variants(rows)
+    if not several:
+        return ""
+    words = "Implementation, of methods that were measured in several"
+    return segments(words, several, key=key, name=str) or ""
 
 
 # Pages and links

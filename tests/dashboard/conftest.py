@@ -106,6 +106,15 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(str(path))
 
 
+@pytest.fixture
+def repeated(empty: Store) -> Store:
+    """Two methods at two T with two seeds, and at the shorter one by `reference` too."""
+    plan = Plan(methods=("vanilla", "alibi"), measure=("speed",), phases=("prefill",), lengths=(512, 1024))
+    for changes in ({}, {"seed": 1}, {"impl": "reference", "lengths": (512,)}):
+        fill(empty, plan.with_values(changes))
+    return empty
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs that a page queues are looked at, not run."""

@@ -16,13 +16,46 @@ def row(number: int, method: str, length: int, value: float | None, **more: Any)
         "id": number, "cell": f"c{number}", "method": method, "impl": "torch", "measure": "speed",
         "phase": "prefill", "T": length, "metric": "prefill_ms", "value": value, "unit": "ms", "low": None,
         "high": None, "status": "ok", "reason": "", "device": "cpu", "dtype": "float32", "case": {"batch": 1},
-        "seed": 0, "threads": 1, "n": 5, "machine": "here", "created": float(number),
+        "seed": 0, "policy": "wall", "threads": 1, "n": 5, "machine": "here", "created": float(number),
     }  # fmt: skip
     return base | more
 
 
 def frame(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
+
+
+def test_one_value_of_several_seeds() -> None:
+    timed = [row(i, "vanilla", 512, v, seed=i, low=v - 1, high=v + 2) for i, v in enumerate([5.0, 1.0, 2.0])]
+    scores = [row(9 + i, "vanilla", 512, v, seed=i, measure="quality", metric="accuracy") for i, v in enumerate([0, 1])]
+    failed = [row(19 + i, "vanilla", 1024, None, seed=i, status="oom", metric="") for i in range(2)]
+    found = analysis.one_value_each(frame(*timed, *scores, *failed, row(30, "vanilla", 2048, 7.0)))
+    assert found[["T", "value", "low", "high", "n"]].fillna(-1).to_numpy().tolist() == [
+        [512, 2.0, 0.0, 7.0, 15], [512, 0.5, -1, -1, 10], [1024, -1, -1, -1, 10], [2048, 7.0, -1, -1, 5],
+    ]  # fmt: skip
+
+
+def test_one_implementation_of_several() -> None:
+    old = [row(i, "vanilla", t, 1.0, impl="torch") for i, t in enumerate((512, 1024))]
+    new = [row(9, "vanilla", 512, 2.0, impl="sdpa"), row(10, "alibi", 512, 3.0, impl="flex")]
+    rows = frame(*old, *new)
+    assert analysis.variants(rows) == ["sdpa", "torch"]
+    assert analysis.one_value_each(rows)["value"].tolist() == [1.0, 1.0, 3.0], "the one with most lengths"
+    assert analysis.one_value_each(rows, "sdpa")["value"].tolist() == [2.0, 3.0]
+    even = frame(*old[:1], *new)
+    assert analysis.one_value_each(even)["value"].tolist() == [2.0, 3.0], "of equals the newest"
+    assert analysis.variants(analysis.one_value_each(rows)) == []
+
+
+def test_one_policy_of_several() -> None:
+    rows = frame(row(0, "vanilla", 512, 1.0, policy="gpu_hot"), row(1, "vanilla", 512, 2.0, policy="gpu_cold"))
+    assert analysis.variants(rows) == ["torch, gpu_cold", "torch, gpu_hot"]
+    assert analysis.one_value_each(rows, "torch, gpu_hot")["value"].tolist() == [1.0]
+    assert analysis.one_value_each(rows)["value"].tolist() == [2.0]
+
+
+def test_one_value_each_of_nothing() -> None:
+    assert analysis.one_value_each(frame(row(0, "vanilla", 512, 1.0))[:0]).empty
 
 
 def test_exponent_of_an_exact_power_is_exact_and_its_interval_is_a_point() -> None:

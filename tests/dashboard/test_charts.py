@@ -24,7 +24,7 @@ def shaped(store: Store) -> tuple[pd.DataFrame, pd.DataFrame]:
 def scaling(store: Store, look: theme.Theme = theme.LIGHT) -> dict[str, Any]:
     values, failed = shaped(store)
     made = charts.scaling(values, failed, title="ms", unit="ms", theme=look, order=ORDER)
-    spec: dict[str, Any] = made.to_dict()
+    spec: dict[str, Any] = made.to_dict(validate=True)
     return spec
 
 
@@ -54,7 +54,7 @@ def test_what_a_logarithmic_axis_cannot_show_is_left_out(filled: Store) -> None:
     values, failed = shaped(filled)
     values = values.head(4).assign(value=[0.0, -1.0, float("inf"), 2.0], low=[1.0, 1.0, 1.0, -1.0], high=3.0)
     options = {"title": "ms", "unit": "ms", "theme": theme.LIGHT, "order": ORDER}
-    spec = charts.scaling(values, failed, **options).to_dict()
+    spec = charts.scaling(values, failed, **options).to_dict(validate=True)
     drawn = [row for rows in spec["datasets"].values() for row in rows if "value" in row]
     assert [(row["value"], row["low"], row["high"]) for row in drawn] == [(2.0, None, 3.0)]
 
@@ -63,7 +63,7 @@ def test_only_the_frontier_is_named(filled: Store) -> None:
     points = pd.DataFrame({"method": ["vanilla", "alibi"], "cost": [1.0, 2.0], "quality": [1.0, 2.0]})
     points = points.assign(quality_low=0.9, quality_high=2.1)
     options = {"cost_title": "c", "quality_title": "q", "unit": "ms", "theme": theme.LIGHT, "order": ORDER}
-    spec = charts.trade_off(points, points.head(1), **options).to_dict()
+    spec = charts.trade_off(points, points.head(1), **options).to_dict(validate=True)
     named = [layer["data"]["name"] for layer in spec["layer"] if layer["encoding"].get("text")]
     assert [[row["method"] for row in spec["datasets"][name]] for name in named] == [["vanilla"]]
 
@@ -79,7 +79,9 @@ def test_colour_belongs_to_the_method_not_to_the_rank(filled: Store) -> None:
 
     def colour(names: set[str]) -> str:
         part = values[values["method"].isin(names)]
-        made = charts.scaling(part, failed[:0], title="", unit="ms", theme=theme.LIGHT, order=ORDER).to_dict()
+        made = charts.scaling(part, failed[:0], title="", unit="ms", theme=theme.LIGHT, order=ORDER).to_dict(
+            validate=True
+        )
         scale = made["layer"][0]["encoding"]["color"]["scale"]
         return str(scale["range"][scale["domain"].index("alibi")])
 
@@ -110,7 +112,7 @@ def test_trade_off_draws_the_frontier_as_steps(filled: Store) -> None:
     frontier = analysis.pareto(points, "cost", "quality")
     made = charts.trade_off(
         points, frontier, cost_title="ms", quality_title="bits", unit="ms", theme=theme.DARK, order=ORDER
-    ).to_dict()
+    ).to_dict(validate=True)
     assert made["layer"][0]["mark"]["interpolate"] == "step-after"
     assert len(points) == points["method"].nunique() == 6
     drawn = next(iter(made["datasets"][made["layer"][0]["data"]["name"]]))
@@ -119,13 +121,13 @@ def test_trade_off_draws_the_frontier_as_steps(filled: Store) -> None:
 
 def test_buckets_keep_every_position(filled: Store) -> None:
     values = analysis.measured(filled.rows(latest=True), "bits_per_byte")
-    made = charts.buckets(values, title="bits", theme=theme.LIGHT, order=ORDER).to_dict()
+    made = charts.buckets(values, title="bits", theme=theme.LIGHT, order=ORDER).to_dict(validate=True)
     assert made["layer"][0]["encoding"]["x"]["axis"]["values"] == [256, 512, 1024, 2048]
 
 
 def test_a_depth_map_has_a_fixed_scale_and_its_values_in_the_cells() -> None:
     frame = pd.DataFrame({"T": [64, 64], "depth": [0, 1], "value": [0.0, 1.0], "n": [2, 2]})
-    made = charts.depth_map(frame, theme=theme.LIGHT).to_dict()
+    made = charts.depth_map(frame, theme=theme.LIGHT).to_dict(validate=True)
     assert made["layer"][0]["encoding"]["color"]["scale"] == {"scheme": "viridis", "domain": [0, 1]}
     assert [line["percent"] for line in next(iter(made["datasets"].values()))] == ["0%", "100%"]
 
@@ -135,7 +137,7 @@ def test_the_icicle_holds_every_node_and_names_its_selection() -> None:
 
     atlas = load_catalog()
     frame = tree.icicle_frame(atlas)
-    made = charts.icicle(frame, chosen="misc", theme=theme.LIGHT).to_dict()
+    made = charts.icicle(frame, chosen="misc", theme=theme.LIGHT).to_dict(validate=True)
     assert [param["name"] for param in made["params"]] == ["node"]
     assert set(frame["path"]) == {node.path for node in atlas.taxonomy.walk()}
     assert frame["end"].max() == len(atlas.taxonomy.leaves) + 1
@@ -143,7 +145,7 @@ def test_the_icicle_holds_every_node_and_names_its_selection() -> None:
 
 def test_the_grid_tells_status_by_glyph() -> None:
     frame = pd.DataFrame({"method": ["a", "a"], "column": ["x", "y"], "status": ["oom", "ok"], "label": ["a x", "a y"]})
-    made = charts.cell_grid(frame, theme=theme.LIGHT).to_dict()
+    made = charts.cell_grid(frame, theme=theme.LIGHT).to_dict(validate=True)
     glyphs = [line["glyph"] for line in next(iter(made["datasets"].values()))]
     assert glyphs == ["M", "✓"]
 

@@ -252,6 +252,19 @@ def test_compare_shows_cards_failures_and_plots(filled: Store) -> None:
     assert len(charts_of(app)) >= 7
 
 
+def test_of_several_seeds_and_implementations_plots_show_one_value(repeated: Store) -> None:
+    app = show("scaling", m="vanilla,alibi")
+    values = frame_with(app, "impl")
+    times = values[values["metric"] == "prefill_ms"]
+    assert sorted(zip(times["method"], times["T"], strict=True)) == [
+        (method, T) for method in ("alibi", "vanilla") for T in (512, 1024)
+    ]
+    assert "reference" not in set(values["impl"])
+    app = show("scaling", m="vanilla,alibi", impl="reference")
+    assert set(frame_with(app, "impl")["impl"]) == {"reference"}
+    assert any("--impl reference" in code.value for code in app.code)
+
+
 def test_scaling_fits_growth_beside_the_claims_and_keeps_failures(filled: Store) -> None:
     app = show("scaling", m="vanilla,transformer_xl")
     assert frame_with(app, "time claimed")["Prefill time"].str.startswith("T^").all()

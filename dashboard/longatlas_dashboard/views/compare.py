@@ -44,7 +44,7 @@ def _costs(methods: list[str]) -> tuple[Any, pd.DataFrame]:
     if setting is None:
         selection.nothing_measured("time or memory", methods, "speed,memory")
         return None, ui.store().rows(keys=[])
-    chosen = ui.rows_under(methods, analysis.SHAPED, setting)
+    chosen = ui.rows_under(methods, analysis.SHAPED, setting, key="impl")
     words = "Medians with 95% intervals; a cross above a plot is a cell that failed."
     st.caption(ui.plain(f"{ui.setting_text(setting)}. {plots.repeats(chosen)} {words}"))
     plots.all_views(chosen, key="compare")

@@ -28,7 +28,7 @@ def page() -> None:
         selection.nothing_measured("memory", methods, "memory")
         _table_1()
         return
-    rows = ui.rows_under(methods, ("memory",), setting)
+    rows = ui.rows_under(methods, ("memory",), setting, key="impl")
     st.caption(ui.plain(ui.setting_text(setting)) + ". Live tensors counted at every operation; × is the formula's.")
     shown = [view for view in plots.BYTES if view.phase in set(rows["phase"])]
     for view in plots.beside(shown):

@@ -15,7 +15,7 @@ from longatlas.combination import as_combination
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis, findings
 from longatlas.measure.influence_map import Influence
-from longatlas_dashboard import charts, job_view, marks, plots, settings, sources, tree, ui
+from longatlas_dashboard import charts, job_view, marks, plots, settings, sources, takeaway, tree, ui
 
 
 def page() -> None:
@@ -229,7 +229,7 @@ def _paper(atlas: catalog.Catalog, method: Method) -> None:
 def _measured(method: Method) -> None:
     ui.section("Measured")
     specs = [spec for spec in ui.measured()["method"] if re.split(r"[:+]", spec)[0] == method.name]
-    setting = ui.setting_choice(specs, analysis.SHAPED, key="method_setting")
+    setting = ui.setting_choice(specs, analysis.SHAPED, key="on")
     if setting is None:
         ui.empty(
             "Nothing has been measured for this method yet.",
@@ -237,9 +237,10 @@ def _measured(method: Method) -> None:
         )
         return
     st.caption(ui.plain(ui.setting_text(setting)))
-    chosen = ui.rows_under(specs, analysis.SHAPED, setting)
+    chosen = ui.rows_under(specs, analysis.SHAPED, setting, key="impl")
     plots.all_views(chosen, key="method")
     ui.table(plots.growth_table(chosen))
+    takeaway.of_view(specs, setting, chosen, key="method")
 
 
 def _source(method: Method) -> None:

@@ -52,6 +52,12 @@ mathematics needs (visible pairs only) and is checked against torch's own counte
 move: inputs, weights, state and outputs, each once. `compute_share` and `bandwidth_share` are the time that each of
 them would take at the peak over the time measured; the larger one is the bound that is nearer.
 """,
+    "One value of several": """
+Results keeps every row; plots, fits and tables beside them take one value for each method, phase, metric and T. Of a
+method that was measured in several implementations (or under several policies) they take the one that you choose, at
+first the one with most T. Of several seeds they take the median, of quality the mean; the interval reaches from the
+least end of theirs to the greatest.
+""",
     "Memory": """
 Taken in a pass of its own, never while timing, by counting live tensors at every operation, the same way on a CPU and
 on a GPU. `peak_bytes` is the most that the phase had made and still held at once; `saved_bytes` what forward kept for

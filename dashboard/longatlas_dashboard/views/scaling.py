@@ -26,7 +26,7 @@ def page() -> None:
     if setting is None:
         selection.nothing_measured("time", methods, "speed")
         return
-    rows = ui.rows_under(methods, ("speed",), setting)
+    rows = ui.rows_under(methods, ("speed",), setting, key="impl")
     phases, unit, slopes = _controls(rows)
     st.caption(ui.plain(ui.setting_text(setting)) + ". " + plots.repeats(rows) + " A cross is a cell that failed.")
     shown = [view for view in plots.TIMES if view.phase in phases]

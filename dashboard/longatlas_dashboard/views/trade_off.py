@@ -41,7 +41,7 @@ def page() -> None:
     if setting is None:
         selection.nothing_measured("time or memory", methods, "speed,memory,quality")
         return
-    shaped = ui.rows_under(methods, analysis.SHAPED, setting)
+    shaped = ui.rows_under(methods, analysis.SHAPED, setting, key="impl")
     quality = _quality(methods)
     if quality is None:
         selection.nothing_measured("quality", methods, "quality", tasks=TASK, preset="quick")

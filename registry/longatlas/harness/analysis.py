@@ -1,4 +1,4 @@
-"""What rows mean: exponents, crossovers, ratios, Pareto frontier. Frames in, frames out."""
+"""What rows mean: one value of several, exponents, crossovers, ratios, Pareto frontier. Frames in, frames out."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ FAILED = ("oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
 # A cost whose log-log slope is below this is taken not to grow with T.
 FLAT_SLOPE = 0.05
 _SERIES = ("method", "impl", "phase", "metric")
+_MEASURED = ["method", "measure", "phase"]
 
 
 def measured(frame: pd.DataFrame, metric: str, phase: str = "") -> pd.DataFrame:
@@ -35,6 +36,53 @@ def failures(frame: pd.DataFrame, measure: str = "", phase: str = "") -> pd.Data
     if phase:
         chosen &= frame["phase"] == phase
     return frame[chosen].reset_index(drop=True)
+
+
+def variants(frame: pd.DataFrame) -> list[str]:
+    """The implementations, with the policy where one has several, of methods that were measured in more than one."""
+    found = frame.assign(variant=_variant(frame)).groupby(_MEASURED)["variant"].unique()
+    return sorted({name for names in found if len(names) > 1 for name in names})
+
+
+def one_value_each(frame: pd.DataFrame, preferred: str = "") -> pd.DataFrame:
+    """Rows of one setting with one value per method, measure, phase, metric and T, as plots and fits take them.
+
+    frame      flat rows, the oldest first
+    preferred  one of variants(frame): which to take of a method that was measured in several; else, and where the
+               method lacks it, the one with most T, of equals the newest
+
+    Several seeds become one row: `value` is their median (of quality, their mean), `low` the least and `high` the
+    greatest end of their intervals, `n` the sum.
+    """
+    if frame.empty:
+        return frame
+    rows = frame.reset_index(drop=True)
+    rows = rows.assign(variant=_variant(rows), age=rows.index)
+    sizes = rows.groupby([*_MEASURED, "variant"], as_index=False).agg(lengths=("T", "nunique"), age=("age", "max"))
+    sizes["wanted"] = sizes["variant"] == preferred
+    best = sizes.sort_values(["wanted", "lengths", "age"]).drop_duplicates(_MEASURED, keep="last")
+    rows = rows.merge(best[[*_MEASURED, "variant"]], on=[*_MEASURED, "variant"])
+    return _over_seeds(rows).sort_values("age").drop(columns=["variant", "age"]).reset_index(drop=True)
+
+
+def _variant(frame: pd.DataFrame) -> pd.Series:
+    """How each row was measured: its implementation, and its policy where that was measured under several."""
+    policies = frame.groupby([*_MEASURED, "impl"])["policy"].transform("nunique")
+    return frame["impl"].where(policies <= 1, frame["impl"] + ", " + frame["policy"])
+
+
+def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    keys = [*_MEASURED, "metric", "T", "status"]
+    repeated = rows.duplicated(keys, keep=False)
+    if not repeated.any():
+        return rows
+    several = rows[repeated].astype({"value": float, "low": float, "high": float})
+    groups = several.groupby(keys)
+    merged = several.drop_duplicates(keys, keep="last").set_index(keys)
+    mean, median = (groups["value"].agg(way).reindex(merged.index) for way in ("mean", "median"))
+    merged["value"] = mean.where(merged.index.get_level_values("measure") == "quality", median)
+    merged = merged.assign(low=groups["low"].min(), high=groups["high"].max(), n=groups["n"].sum())
+    return pd.concat([rows[~repeated], merged.reset_index()])
 
 
 @dataclass(frozen=True)
