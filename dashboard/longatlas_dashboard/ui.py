@@ -98,14 +98,14 @@ def store() -> Store:
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def _asked(name: str, file: tuple[int, ...], last_row: int, question: str, arguments: tuple[Any, ...]) -> Any:
+def _asked(name: str, file: tuple[int, ...], state: tuple[int, str], question: str, arguments: tuple[Any, ...]) -> Any:
     return getattr(queries, question)(store(), *arguments)
 
 
 def ask(question: str, *arguments: Any) -> Any:
     """An answer of longatlas.store.queries, asked again when the store has new rows. Not to be changed in place."""
     here = store()
-    return _asked(here.name, _file(), here.last_row_id(), question, arguments)
+    return _asked(here.name, _file(), here.state(), question, arguments)
 
 
 def measured() -> pd.DataFrame:

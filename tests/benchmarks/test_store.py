@@ -17,7 +17,7 @@ from longatlas.store import Store, queries
 TWO = ("vanilla", "sliding_window")
 SHAPED = ("speed", "memory")
 QUESTIONS: dict[str, Callable[[Store], Any]] = {
-    "last row": lambda store: store.last_row_id(),
+    "last row": lambda store: store.state(),
     "counts": queries.counts,
     "methods": queries.methods,
     "settings of two methods": lambda store: queries.settings(store, TWO, SHAPED),

@@ -89,10 +89,10 @@ def test_saved_samples_are_the_workers_and_their_rows_can_be_imported(saved: tup
 
 
 def test_finished_cells_come_from_the_store_and_a_histogram_is_drawn(saved: tuple[Path, str]) -> None:
-    before = Store(str(saved[0] / "kept.sqlite"), read_only=True).last_row_id()
+    before = Store(str(saved[0] / "kept.sqlite"), read_only=True).state()
     done = bench(saved[0], "--longatlas-store", str(saved[0] / "kept.sqlite"), "--benchmark-histogram=drawn/h")
     assert done.returncode == 0, done.stdout
-    assert Store(str(saved[0] / "kept.sqlite"), read_only=True).last_row_id() == before
+    assert Store(str(saved[0] / "kept.sqlite"), read_only=True).state() == before
     drawn = sorted(file.name for file in (saved[0] / "drawn").glob("*.svg"))
     assert [name.split("_")[0] for name in drawn] == ["h-decode", "h-prefill", "h-train"]
 

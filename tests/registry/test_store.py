@@ -20,7 +20,10 @@ from longatlas import LongAtlasError
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.plan import Plan
 from longatlas.store import Store, store_url
+from longatlas.store.prune import prune, selection
 from longatlas.store.schema import META, SCHEMA_VERSION
+from longatlas.store.store import record_of
+from longatlas.store.writing import mark_latest, put
 
 CONTRACT = {
     *("method", "options", "impl", "measure", "phase", "T", "metric", "value", "unit", "low", "high"),
@@ -105,12 +108,12 @@ def test_rows_of_many_keys_keep_their_order(store: Store) -> None:
 
 def test_saving_again_replaces(store: Store) -> None:
     fill(store, CELLS[:1])
-    last = store.last_row_id()
+    last = store.state()
     store.save(CELLS[0], [{"status": "crash", "reason": "broke"}], 1.0)
     frame = store.rows()
     assert list(frame["status"]) == ["crash"]
     assert frame["value"].isna().all()
-    assert store.last_row_id() >= last - 1
+    assert store.state() != last
     assert store.finished([CELLS[0].key]) == {CELLS[0].key: "crash"}
 
 
@@ -129,12 +132,18 @@ def test_a_timeout_is_not_finished_for_who_gives_more_time(store: Store) -> None
     assert store.finished(keys, timeout=60) == {keys[1]: "ok"}
 
 
-def test_last_row_id_grows(store: Store) -> None:
-    assert store.last_row_id() == 0
-    fill(store, CELLS[:1])
-    before = store.last_row_id()
-    fill(store, CELLS[1:2])
-    assert store.last_row_id() > before
+def test_the_state_changes_with_every_row_stored_or_taken_out(store: Store) -> None:
+    seen = [store.state()]
+    for change in (
+        lambda: fill(store, CELLS[:1]),
+        lambda: fill(store, CELLS[1:2]),
+        lambda: prune(store, selection(method=CELLS[0].method)),
+        lambda: fill(store, CELLS[1:2]),
+    ):
+        change()
+        assert store.state() not in seen
+        assert store.state() == store.state()
+        seen.append(store.state())
 
 
 def test_environment_names_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -220,9 +229,9 @@ def test_the_newest_is_by_insertion_whatever_the_clock_says(store: Store, monkey
 
 def test_a_row_number_is_never_used_again(store: Store) -> None:
     fill(store, CELLS[:1])
-    before = store.last_row_id()
+    before = store.rows()["id"].max()
     fill(store, CELLS[:1])
-    assert store.last_row_id() > before
+    assert store.rows()["id"].min() > before
 
 
 def test_facts_are_remembered(store: Store) -> None:
@@ -362,6 +371,37 @@ def test_read_only_makes_and_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(LongAtlasError, match="holds no longatlas results"):
         Store(str(path), read_only=True)
     assert snapshot(path) == before
+
+
+def test_a_read_only_store_refuses_to_be_written(store: Store) -> None:
+    fill(store, CELLS[:1])
+    reader = Store(store.url.render_as_string(hide_password=False), read_only=True)
+    for write in (lambda: reader.remember("peaks", "1"), lambda: fill(reader, CELLS[1:2])):
+        with pytest.raises(LongAtlasError, match="read"):
+            write()
+    assert len(reader.rows()) == len(store.rows()) == 2
+    assert store.fact("peaks") is None
+    reader.engine.dispose()
+
+
+def test_files_beside_stores_are_told_apart(tmp_path: Path) -> None:
+    names = ("results.v1", "results.v2", "store.sqlite", "store.db", "plain")
+    files = {name: Store(str(tmp_path / name)).beside(".hosts") for name in names}
+    assert len(set(files.values())) == len(names)
+    assert files["store.sqlite"] == tmp_path / "store.hosts"
+
+
+def test_of_cells_from_elsewhere_the_latest_is_what_was_finished_last(store: Store) -> None:
+    old, new = (record_of(replace(CELLS[0], source=source), ROWS, 1.0) for source in ("old", "new"))
+    old, new = replace(old, finished=100.0, origin="there"), replace(new, finished=200.0, origin="there")
+    for order in ((old, new), (new, old)):
+        with store.writing() as connection:
+            put(connection, order)
+        assert set(store.rows(latest=True)["source"]) == {"new"}
+        with store.writing() as connection:
+            mark_latest(connection)
+        assert set(store.rows(latest=True)["source"]) == {"new"}
+        prune(store, selection(method=CELLS[0].method))
 
 
 def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def pulse(store: Store) -> tuple[Any, ...]:
     with store.reading() as connection:
         active = connection.execute(sa.select(*columns).where(JOBS.c.status.in_(ACTIVE)).order_by(JOBS.c.id)).all()
         ended = connection.execute(sa.select(sa.func.max(JOBS.c.id), sa.func.max(JOBS.c.finished))).one()
-    return (store.last_row_id(), tuple(ended), *map(tuple, active))
+    return (store.state(), tuple(ended), *map(tuple, active))
 
 
 def cancel(store: Store, number: int) -> Job:

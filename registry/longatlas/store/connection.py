@@ -49,7 +49,8 @@ def is_sqlite(url: URL) -> bool:
 def connect(url: URL, *, read_only: bool) -> Engine:
     """An engine for the store; nothing is read yet. Raises LongAtlasError."""
     if not is_sqlite(url):
-        return _make_engine(url, pool_pre_ping=True)
+        engine = _make_engine(url, pool_pre_ping=True)
+        return engine.execution_options(postgresql_readonly=True) if read_only else engine
     path = Path(str(url.database))
     if path.is_dir():
         raise LongAtlasError(f"store '{path}' is a folder; give the path of a file, such as {path / 'store.sqlite'}")
@@ -59,7 +60,10 @@ def connect(url: URL, *, read_only: bool) -> Engine:
         raise LongAtlasError(f"store '{path}' does not exist; make one with `longatlas run` or `longatlas demo`")
     if read_only and not os.access(path.parent, os.W_OK):
         return _make_engine(url, creator=lambda: _connect_immutable(path))
-    return _make_engine(url, connect_args={"timeout": WAIT_SECONDS})
+    engine = _make_engine(url, connect_args={"timeout": WAIT_SECONDS})
+    if read_only:
+        sa.event.listen(engine, "connect", lambda opened, _: opened.execute("PRAGMA query_only=ON"))
+    return engine
 
 
 def set_wal(connection: Connection) -> None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from longatlas.errors import LongAtlasError
 from longatlas.store.schema import CELLS, META, ROWS, SERIES
-from longatlas.store.store import Store, matches
+from longatlas.store.store import PRUNED, Store, matches
 from longatlas.store.writing import mark_latest, remove
 
 _UNITS = {"h": 3600, "d": 86400, "w": 7 * 86400}
@@ -55,7 +55,8 @@ def prune(store: Store, which: sa.ColumnElement[bool]) -> int:
         mark_latest(connection)
         empty = SERIES.c.id.not_in(sa.select(CELLS.c.series))
         connection.execute(sa.delete(SERIES).where(empty))
-        connection.execute(sa.update(META).where(META.c.key == "checked").values(value=str(time.time())))
+        connection.execute(sa.delete(META).where(META.c.key == PRUNED))
+        connection.execute(sa.insert(META).values(key=PRUNED, value=str(time.time())))
     with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("VACUUM")
     return removed

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANY = 500  # parameters of one query
+PRUNED = "pruned"  # when rows were last taken out
 
 
 class OldStoreError(LongAtlasError):
@@ -133,7 +134,8 @@ class Store:
     def beside(self, suffix: str) -> Path:
         """A file or folder that belongs to the store: beside a SQLite file, else in the user's cache folder."""
         if self.is_sqlite:
-            return Path(str(self.url.database)).with_suffix(suffix)
+            path = Path(str(self.url.database))
+            return path.with_name(path.name.removesuffix(".sqlite") + suffix)
         from platformdirs import user_cache_path
 
         digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
@@ -220,10 +222,13 @@ class Store:
             frame[name] = frame[name].map(lambda text, known=known: known.get(text, []))
         return frame
 
-    def last_row_id(self) -> int:
-        """Grows with every stored row; a cheap way to see whether anything is new."""
+    def state(self) -> tuple[int, str]:
+        """Another value after any rows were stored or taken out; cheap enough to be asked for before every view."""
+        last = sa.select(sa.func.max(ROWS.c.id)).scalar_subquery()
+        pruned = sa.select(META.c.value).where(META.c.key == PRUNED).scalar_subquery()
         with self.reading() as connection:
-            return int(connection.execute(sa.select(sa.func.max(ROWS.c.id))).scalar() or 0)
+            found = connection.execute(sa.select(last, pruned)).one()
+        return int(found[0] or 0), str(found[1] or "")
 
 
 def open_to_read(where: str | None = None) -> Store:

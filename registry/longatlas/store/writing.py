@@ -65,7 +65,10 @@ def canonical(value: Any) -> str:
 
 
 def put(connection: Connection, records: Iterable[Record]) -> None:
-    """Insert cells; one with the same key is replaced, and an earlier one of the same measurement is superseded."""
+    """Insert cells; one with the same key is replaced, an earlier one of the same measurement is superseded.
+
+    A cell from elsewhere supersedes only what was finished before it.
+    """
     for record in records:
         remove(connection, CELLS.c.key == record.key)
         series = _series_id(connection, record)
@@ -83,15 +86,22 @@ def remove(connection: Connection, which: sa.ColumnElement[bool]) -> int:
 
 
 def mark_latest(connection: Connection) -> None:
-    """Work out anew which cell of each measurement is the newest."""
-    newest = sa.select(sa.func.max(CELLS.c.id)).group_by(CELLS.c.series, CELLS.c["T"], CELLS.c.seed)
+    """One cell of each measurement is the latest: the one that was, or of those that are left the one finished last."""
+    place = sa.func.row_number().over(
+        partition_by=(CELLS.c.series, CELLS.c["T"], CELLS.c.seed),
+        order_by=(CELLS.c.latest.desc(), CELLS.c.finished.desc(), CELLS.c.id.desc()),
+    )
+    ranked = sa.select(CELLS.c.id, place.label("place")).subquery()
+    newest = sa.select(ranked.c.id).where(ranked.c.place == 1)
     connection.execute(sa.update(CELLS).values(latest=0))
     connection.execute(sa.update(CELLS).where(CELLS.c.id.in_(newest)).values(latest=1))
 
 
 def _insert_cell(connection: Connection, record: Record, series: int) -> int:
     same = (CELLS.c.series == series) & (CELLS.c["T"] == record.T) & (CELLS.c.seed == record.seed)
-    connection.execute(sa.update(CELLS).where(same, CELLS.c.latest == 1).values(latest=0))
+    older = CELLS.c.finished <= record.finished if record.origin else sa.true()
+    connection.execute(sa.update(CELLS).where(same, CELLS.c.latest == 1, older).values(latest=0))
+    newer = connection.execute(sa.select(CELLS.c.id).where(same, CELLS.c.latest == 1).limit(1)).scalar()
     values = {
         "key": record.key,
         "series": series,
@@ -103,7 +113,7 @@ def _insert_cell(connection: Connection, record: Record, series: int) -> int:
         "source": record.source,
         "versions": canonical(record.versions),
         "origin": record.origin,
-        "latest": 1,
+        "latest": int(newer is None),
     }
     return int(connection.execute(sa.insert(CELLS).values(**values).returning(CELLS.c.id)).scalar_one())
 
