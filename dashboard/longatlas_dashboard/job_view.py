@@ -55,15 +55,19 @@ def grid(store: Store, job: jobs.Job) -> pd.DataFrame:
     """One line per cell of the plan for charts.cell_grid. Raises LongAtlasError for a plan that cannot be run."""
     wanted = cells.expand(job.plan)
     done = store.finished(cell.key for cell in wanted)
-    running = job.current if job.status == jobs.RUNNING else ""
+    # Time and memory of a method have the same label; cells are measured in the order of the plan.
+    waiting = [cell for cell in wanted if cell.key not in done]
+    current = job.current if job.status == jobs.RUNNING else ""
+    running = next((cell.key for cell in waiting if current and cell.label == current), "")
     return pd.DataFrame([_line(cell, done.get(cell.key), running) for cell in wanted])
 
 
 def _line(cell: cells.Cell, status: str | None, running: str) -> dict[str, str]:
-    shown = status or ("running" if cell.label == running else "waiting")
+    shown = status or ("running" if cell.key == running else "waiting")
+    level = "" if cell.level in ("", "decoder") else f" {cell.level}"
     length = f" {marks.length_text(cell.T)}" if cell.T else ""
     kind = {"speed": "time", "memory": "memory", "quality": ""}[cell.measure]
-    column = f"{cell.phase}{length} {kind}".strip()
+    column = f"{cell.phase}{level}{length} {kind}".strip()
     words = marks.STATUSES.get(shown, ("", shown))[1]
     return {
         "method": cell.method,

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,41 @@ def test_retry_measures_again_what_failed_and_keeps_what_is_ok(store: Store, wai
     assert wait(ended(store, again.id), "the second one did not end").status == DONE
     assert store.finished([good.key, bad.key]) == {good.key: "ok", bad.key: "ok"}
     assert store.rows(keys=[good.key])["value"].tolist() == [1.0]
+
+
+def test_a_plan_is_queued_once_however_many_ask_at_a_time(store: Store) -> None:
+    code = "import sys; from longatlas.harness import jobs; from longatlas.harness.plan import load_plan\n"
+    code += "from longatlas.store import Store; store = Store(sys.argv[1]); plan = load_plan(sys.argv[2])\n"
+    code += "print('ready', flush=True); input(); print(jobs.submit(store, plan, start=False).id)"
+    path = Path(store.name).with_name("plan.yaml")
+    path.write_text(PLAN.to_yaml())
+    command = [sys.executable, "-c", code, store.name, str(path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    asking = [subprocess.Popen(command, **pipes) for _ in range(4)]  # type: ignore[call-overload]
+    assert [process.stdout.readline() for process in asking] == ["ready\n"] * 4
+    for process in asking:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    numbers = {process.communicate(timeout=60)[0] for process in asking}
+    assert len(numbers) == len(jobs.jobs(store)) == 1
+
+
+def test_a_running_job_of_a_machine_that_is_gone_can_be_cancelled_and_queued_here(store: Store) -> None:
+    number = jobs.submit(store, PLAN, start=False).id
+    jobs.update(store, number, host="gone", status=RUNNING, pid=1, pid_started=1.0)
+    here = jobs.submit(store, PLAN, start=False)
+    assert here.id != number
+    assert jobs.cancel(store, number).status == CANCELLED
+    jobs.end(store, number, DONE)
+    assert jobs.job(store, number).status == CANCELLED, "what has ended keeps its end"
+
+
+def test_the_address_of_a_store_is_no_argument_of_the_supervisor(store: Store, stuck: Plan, wait: Wait) -> None:
+    number = jobs.submit(store, stuck).id
+    wait(in_second_cell(store, number), "the second cell did not begin")
+    for process in family(jobs.supervisor(store)):  # type: ignore[arg-type]
+        assert store.name not in " ".join(process.cmdline())
+    jobs.stop_supervisor(store)
 
 
 def test_jobs_of_another_machine_are_left_to_it(store: Store) -> None:

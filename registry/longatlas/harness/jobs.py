@@ -47,6 +47,7 @@ class Job:
     retry: bool
     created: float
     started: float | None
+    ends: float | None
     finished: float | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,14 +56,14 @@ class Job:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds left at the pace so far; None before the first cell is finished."""
-        if self.status != RUNNING or not self.done or self.started is None:
+        """Seconds left at the pace of the cells measured so far; None before the first of them is finished."""
+        if self.status != RUNNING or self.ends is None:
             return None
-        return (time.time() - self.started) / self.done * (self.total - self.done)
+        return max(0.0, self.ends - time.time())
 
 
 def submit(store: Store, plan: Plan, *, retry: bool = False, start: bool = True) -> Job:
-    """Put a plan in the queue and wake the supervisor. A plan that is queued or running already is not doubled.
+    """Put a plan in the queue and wake the supervisor. One that this machine has queued or running is not doubled.
 
     retry  measure again the cells that ended with another status than ok
 
@@ -70,9 +71,9 @@ def submit(store: Store, plan: Plan, *, retry: bool = False, start: bool = True)
     """
     store.check_writable()
     _mend(store)
-    with store.engine.begin() as connection:
+    with store.writing(alone=True) as connection:
         query = sa.select(JOBS.c.id).where(JOBS.c.plan_hash == plan.hash, JOBS.c.status.in_(ACTIVE))
-        found = connection.execute(query).scalar()
+        found = connection.execute(query.where(_of_this_machine())).scalar()
         if found is None:
             values = {
                 "plan": plan.to_yaml(),
@@ -91,7 +92,7 @@ def submit(store: Store, plan: Plan, *, retry: bool = False, start: bool = True)
 def job(store: Store, number: int) -> Job:
     """One job. Raises LongAtlasError for a number that is not in the store."""
     _mend(store)
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         row = connection.execute(sa.select(JOBS).where(JOBS.c.id == number)).mappings().first()
     if row is None:
         raise LongAtlasError(f"there is no job {number} in store '{store.name}'; `longatlas jobs` lists them")
@@ -101,7 +102,7 @@ def job(store: Store, number: int) -> Job:
 def jobs(store: Store, *, limit: int = 50) -> list[Job]:
     """The newest jobs first; those of plugins that are no longer installed are left out."""
     _mend(store)
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         rows = connection.execute(sa.select(JOBS).order_by(JOBS.c.id.desc()).limit(limit)).mappings().all()
     found = []
     for row in rows:
@@ -121,13 +122,16 @@ def pulse(store: Store) -> tuple[Any, ...]:
 
 
 def cancel(store: Store, number: int) -> Job:
-    """Ask a job to stop, from any process: a queued one at once, a running one within seconds."""
+    """Ask a job to stop, from any process: a queued one at once, a running one within seconds.
+
+    One that runs on another machine counts as cancelled at once, for that machine may be gone; if it is not, it stops.
+    """
     job(store, number)
-    with store.engine.begin() as connection:
-        here = JOBS.c.id == number
-        connection.execute(sa.update(JOBS).where(here).values(cancel=1))
-        waiting = here & (JOBS.c.status == QUEUED)
-        connection.execute(sa.update(JOBS).where(waiting).values(status=CANCELLED, finished=time.time()))
+    with store.writing() as connection:
+        this = JOBS.c.id == number
+        connection.execute(sa.update(JOBS).where(this).values(cancel=1))
+        at_once = (JOBS.c.status == QUEUED) | ((JOBS.c.status == RUNNING) & ~_of_this_machine())
+        connection.execute(sa.update(JOBS).where(this, at_once).values(status=CANCELLED, finished=time.time()))
     return job(store, number)
 
 
@@ -146,7 +150,7 @@ def keep_going(store: Store) -> None:
     """Wake the supervisor where jobs of this machine wait and none runs them: the last one was killed."""
     if store.read_only or has_supervisor(store):
         return
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         waiting = connection.execute(sa.select(JOBS.c.id).where(*_queued_here()).limit(1)).scalar()
     if waiting is not None:
         wake_supervisor(store)
@@ -176,7 +180,7 @@ def log_path(store: Store) -> Path:
 
 def supervisor(store: Store) -> psutil.Process | None:
     """The process that runs the jobs of a store, if it lives."""
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         query = sa.select(JOBS.c.pid, JOBS.c.pid_started).where(JOBS.c.pid.is_not(None), _of_this_machine())
         found = connection.execute(query.order_by(JOBS.c.started.desc()).limit(1)).first()
     if found is None:
@@ -189,12 +193,17 @@ def wake_supervisor(store: Store) -> None:
     log = log_path(store)
     with log.open("ab") as stream:
         subprocess.Popen(
-            [sys.executable, "-m", "longatlas.harness.supervisor", store.url.render_as_string(hide_password=False)],
+            [sys.executable, "-m", "longatlas.harness.supervisor"],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # Not an argument: every user of the machine may read those, and a URL may hold a password.
+            env={
+                **os.environ,
+                "PYTHONUNBUFFERED": "1",
+                "LONGATLAS_STORE": store.url.render_as_string(hide_password=False),
+            },
         )
 
 
@@ -215,7 +224,7 @@ def stop_supervisor(store: Store, *, grace: float = 5.0) -> None:
 
 def take_next(store: Store) -> Job | None:
     """Mark the oldest queued job as running in this process and return it; one that cannot be read fails."""
-    with store.engine.begin() as connection:
+    with store.writing() as connection:
         oldest = sa.select(JOBS.c.id).where(*_queued_here()).order_by(JOBS.c.id).limit(1)
         number = connection.execute(oldest.with_for_update(skip_locked=True)).scalar()
         if number is None:
@@ -226,18 +235,25 @@ def take_next(store: Store) -> Job | None:
     try:
         return job(store, int(number))
     except LongAtlasError as error:
-        update(store, int(number), status=FAILED, error=str(error), finished=time.time())
+        end(store, int(number), FAILED, str(error))
         return take_next(store)
 
 
 def update(store: Store, number: int, **values: Any) -> None:
-    """Write progress or the end of a job."""
-    with store.engine.begin() as connection:
+    """Write how far a job is."""
+    with store.writing() as connection:
         connection.execute(sa.update(JOBS).where(JOBS.c.id == number).values(**values))
 
 
+def end(store: Store, number: int, status: str, error: str = "") -> None:
+    """Write how a running job ended; one that has ended already keeps its end."""
+    running = sa.update(JOBS).where(JOBS.c.id == number, JOBS.c.status == RUNNING)
+    with store.writing() as connection:
+        connection.execute(running.values(status=status, error=error, current="", finished=time.time()))
+
+
 def cancel_requested(store: Store, number: int) -> bool:
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         return bool(connection.execute(sa.select(JOBS.c.cancel).where(JOBS.c.id == number)).scalar())
 
 
@@ -245,14 +261,14 @@ def _mend(store: Store) -> None:
     """A job whose supervisor was killed says so instead of running for ever; a read-only store is left as it is."""
     if store.read_only:
         return
-    with store.engine.connect() as connection:
+    with store.reading() as connection:
         query = sa.select(JOBS.c.id, JOBS.c.pid, JOBS.c.pid_started, JOBS.c.cancel)
         running = connection.execute(query.where(JOBS.c.status == RUNNING, _of_this_machine())).all()
     for number, pid, started, cancelled in running:
         if _alive(int(pid), float(started)) is None:
             text = "" if cancelled else "its process was killed; run it again to go on from the finished cells"
             status = CANCELLED if cancelled else FAILED
-            update(store, number, status=status, error=text, finished=time.time())
+            end(store, number, status, text)
 
 
 def _queued_here() -> tuple[sa.ColumnElement[bool], ...]:

@@ -17,9 +17,9 @@ from longatlas.harness.slot_lock import StoppedError
 from longatlas.store import Store
 
 
-def main(url: str) -> None:
-    """Run the queue of the store at `url`; returns at once when another supervisor does."""
-    store = Store(url)
+def main() -> None:
+    """Run the queue of the store that LONGATLAS_STORE names; returns at once when another supervisor does."""
+    store = Store()
     with jobs.lock_path(store).open("w") as lock:
         if not _locked(lock):
             return
@@ -45,7 +45,8 @@ def _run_job(store: Store, job: jobs.Job) -> None:
 
     def report(step: Progress) -> None:
         what = "" if step.status else step.cell.label
-        jobs.update(store, job.id, done=step.done, total=step.total, current=what)
+        ends = None if step.left is None else time.time() + step.left
+        jobs.update(store, job.id, done=step.done, total=step.total, current=what, ends=ends)
         if step.status and not step.kept:
             print(f"job {job.id}: {step.cell.label}: {step.status} {step.reason}".rstrip(), flush=True)
 
@@ -59,7 +60,7 @@ def _run_job(store: Store, job: jobs.Job) -> None:
     except Exception as problem:
         traceback.print_exc()
         status, error = jobs.FAILED, str(problem)
-    jobs.update(store, job.id, status=status, error=error, current="", finished=time.time())
+    jobs.end(store, job.id, status, error)
     print(f"job {job.id}: {status}", flush=True)
     if error and status == jobs.CANCELLED:
         sys.exit(0)
@@ -80,4 +81,4 @@ def _asker(store: Store, number: int) -> Callable[[], bool]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

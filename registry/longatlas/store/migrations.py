@@ -20,7 +20,7 @@ def migrate(connection: Connection, version: int) -> None:
     """From `version` to SCHEMA_VERSION; the caller's transaction holds it together."""
     if version == 1:
         _from_1(connection)
-    _from_2(connection)
+    _add_columns_of_jobs(connection)
     connection.execute(sa.update(META).where(META.c.key == "version").values(value=str(SCHEMA_VERSION)))
 
 
@@ -36,10 +36,10 @@ def _from_1(connection: Connection) -> None:
         connection.exec_driver_sql(f"DROP TABLE {table}_1")
 
 
-def _from_2(connection: Connection) -> None:
-    """Version 2 had jobs that could not try failed cells again and did not say on which machine they run."""
+def _add_columns_of_jobs(connection: Connection) -> None:
+    """Jobs of version 2 could not try failed cells again, nor say where they run; of version 3, when they will end."""
     there = {column["name"] for column in sa.inspect(connection).get_columns("jobs")}
-    for column in (JOBS.c.retry, JOBS.c.host):
+    for column in (JOBS.c.retry, JOBS.c.host, JOBS.c.ends):
         if column.name not in there:
             told = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
             connection.exec_driver_sql(f"ALTER TABLE jobs ADD COLUMN {told}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SCHEMA = sa.MetaData()
 
@@ -114,6 +114,7 @@ JOBS = sa.Table(
     sa.Column("pid_started", sa.Float),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("started", sa.Float),
+    sa.Column("ends", sa.Float),
     sa.Column("finished", sa.Float),
 )
 

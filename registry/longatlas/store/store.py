@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 MANY = 500  # parameters of one query
 PRUNED = "pruned"  # when rows were last taken out
+ADVISORY_LOCK = 2311_12351  # any number that nothing else in a shared PostgreSQL database locks
 
 
 class OldStoreError(LongAtlasError):
@@ -114,10 +115,17 @@ class Store:
         return int(value or 0)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction: all of it or nothing. Raises LongAtlasError where the database refuses."""
+    def writing(self, *, alone: bool = False) -> Iterator[Connection]:
+        """A transaction: all of it or nothing. Raises LongAtlasError where the database refuses.
+
+        alone  no other such transaction runs between its first reading and its end
+        """
         try:
             with self.engine.begin() as connection:
+                if alone and self.is_sqlite:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                elif alone:
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
                 yield connection
         except DatabaseError as error:
             raise explain(self.url, error) from None
