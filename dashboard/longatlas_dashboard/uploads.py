@@ -10,6 +10,8 @@ from longatlas.errors import LongAtlasError
 from longatlas.store.transfer import read_rows
 from longatlas_dashboard import ui
 
+MOST_ROWS = 100_000
+
 
 def rows(name: str, content: bytes) -> list[dict[str, Any]]:
     """The checked rows of an uploaded file. Raises LongAtlasError that names the file, the row and the column."""
@@ -18,6 +20,6 @@ def rows(name: str, content: bytes) -> list[dict[str, Any]]:
         path = Path(folder) / f"upload{suffix}"
         path.write_bytes(content)
         try:
-            return read_rows(path)
+            return read_rows(path, most=MOST_ROWS)
         except LongAtlasError as error:
             raise LongAtlasError(str(error).replace(str(path), ui.cut(name, 80))) from None

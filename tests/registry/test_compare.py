@@ -33,7 +33,7 @@ SHARED: dict[str, Any] = {
     "reason": "",
     "device": "cpu",
     "dtype": "float32",
-    "case": {"batch": 1, "heads": 8},
+    "case": {"batch": 1, "heads": 8, "head_size": 64},
     "seed": 0,
     "threads": 2,
     "n": 9,

@@ -102,6 +102,17 @@ WRONG: dict[str, tuple[Change, str]] = {
     "case": (lambda row: row.update(case="[1"), "row 2: case is '[1'; expected JSON"),
     "case_list": (lambda row: row.update(case=[1]), "row 2: case is [1]; expected an object"),
     "samples": (lambda row: row.update(samples=["a"]), "row 2: samples is ['a']; expected a list of numbers"),
+    "created": (
+        lambda row: row.update(created=1e15),
+        "row 2: created is 1000000000000000.0; expected seconds since 1970",
+    ),
+    "created_nan": (lambda row: row.update(created=math.nan), "row 2: created is nan; expected seconds since 1970"),
+    "case_empty": (lambda row: row.update(case={}), "row 2: case has batch None; expected a whole number from 1"),
+    "case_layers": (
+        lambda row: row["case"].update(layers=10**9),
+        "row 2: case has layers 1000000000; expected a whole",
+    ),
+    "case_preset": (lambda row: row.update(measure="quality"), "expected the task's preset in it"),
     "differs": (lambda row: row.update(method="alibi"), "has rows that differ in method"),
 }
 
@@ -138,6 +149,41 @@ def test_files_that_are_no_export_are_refused(tmp_path: Path, name: str, text: s
         file.write_text(text)
     with pytest.raises(LongAtlasError, match=words):
         read_rows(file)
+
+
+def test_text_that_looks_like_a_number_stays_text(store: Store, tmp_path: Path) -> None:
+    rows = store.rows(samples=True).assign(source="12345678e0123456", machine="007")
+    export_rows(rows, tmp_path / "rows.csv")
+    assert {(row["source"], row["machine"]) for row in read_rows(tmp_path / "rows.csv")} == {
+        ("12345678e0123456", "007")
+    }
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_of_too_many_rows_is_refused(store: Store, tmp_path: Path, suffix: str) -> None:
+    export_rows(store.rows(samples=True), tmp_path / f"rows{suffix}")
+    with pytest.raises(LongAtlasError, match="holds 7 rows; at most 6 are taken at a time"):
+        read_rows(tmp_path / f"rows{suffix}", most=6)
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused(store: Store, tmp_path: Path) -> None:
+    rows = pd.concat([store.rows(samples=True)] * 1000).assign(reason="x" * 1_000_000)
+    file = tmp_path / "rows.parquet"
+    export_rows(rows, file)
+    assert file.stat().st_size < 5 << 20
+    with pytest.raises(LongAtlasError, match="holds more than 512 MiB unpacked"):
+        read_rows(file)
+
+
+def test_an_older_import_does_not_hide_what_was_measured_here(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    newest_first = store.rows(samples=True).iloc[::-1]
+    export_rows(newest_first, file)
+    rows = json.loads(file.read_text())
+    older = [{**row, "cell": f"old{row['cell']}", "created": row["created"] - 100, "source": "old"} for row in rows]
+    file.write_text(json.dumps(older))
+    import_rows(store, read_rows(file), "x")
+    assert "old" not in set(store.rows(latest=True)["source"])
 
 
 def test_an_export_that_cannot_be_written_says_so(store: Store, tmp_path: Path) -> None:

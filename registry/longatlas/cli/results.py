@@ -51,6 +51,11 @@ def results(
     """
     context.obj = store
     if context.invoked_subcommand is not None:
+        if methods or measure or phase or as_json:
+            raise click.UsageError(
+                f"options of `longatlas results` itself say nothing to `{context.invoked_subcommand}`; put them after "
+                f"it, as in `longatlas results {context.invoked_subcommand} --method yarn`"
+            )
         return
     from longatlas.store import open_to_read
 

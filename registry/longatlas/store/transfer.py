@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 Tell = Callable[[str], None]
+Reader = Callable[[Path, Callable[[str], None], int], list[dict[str, Any]]]
 
 STATUSES = ("ok", "oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
 LARGEST_FILE = 512 << 20  # bytes
+MOST_ROWS = 1_000_000  # of one file
+MOST_LAYERS = 10_000
+DAY = 86_400.0
 _INTEGERS = ("T", "seed", "threads", "n")
 _NUMBERS = ("value", "low", "high", "seconds", "created")
 _MADE_HERE = ("id", "origin")  # not what was measured: given anew by the store that takes the rows
@@ -61,17 +66,20 @@ def export_rows(frame: pd.DataFrame, path: Path) -> None:
         raise LongAtlasError(f"cannot write '{path}': {error.strerror}; choose another place") from None
 
 
-def read_rows(path: Path, tell: Tell = lambda text: None) -> Rows:
+def read_rows(path: Path, tell: Tell = lambda text: None, *, most: int = MOST_ROWS) -> Rows:
     """The checked flat rows of a file that export_rows or `--json` wrote, or pytest-benchmark with longatlas's plugin.
 
     tell  told what of the file is left out, and why
+    most  rows that the file may hold
 
     Raises LongAtlasError that names the file, the row and the column.
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise LongAtlasError(f"'{path}' is larger than {LARGEST_FILE >> 20} MiB; export a part of it (--method)")
-        found = _READERS[_kind(path)](path, tell)
+        found = _READERS[_kind(path)](path, tell, most)
+        if len(found) > most:
+            raise _too_many(path, len(found), most)
     except OSError as error:
         raise LongAtlasError(f"cannot read '{path}': {error.strerror}") from None
     except LongAtlasError:
@@ -118,26 +126,53 @@ def plain_rows(frame: pd.DataFrame) -> Rows:
     return [{str(key): value for key, value in record.items()} for record in records]
 
 
-def _read_csv(path: Path, tell: Tell) -> Rows:
+def _too_many(path: Path, found: int, most: int) -> LongAtlasError:
+    return LongAtlasError(
+        f"'{path}' holds {found:,} rows; at most {most:,} are taken at a time: export parts (--method)"
+    )
+
+
+def _read_csv(path: Path, tell: Tell, most: int) -> Rows:
     import pandas as pd
 
-    frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _NUMBERS}, dtype={"cell": str})
+    # Text that looks like a number stays text.
+    kinds: Any = {name: str for name in FLAT if name not in (*_INTEGERS, *_NUMBERS, "id")}
+    frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _NUMBERS}, dtype=kinds)
     return plain_rows(frame)
 
 
-def _read_parquet(path: Path, tell: Tell) -> Rows:
-    import pandas as pd
+def _read_parquet(path: Path, tell: Tell, most: int) -> Rows:
     from pyarrow.parquet import ParquetFile
 
-    facts = ParquetFile(path).metadata
+    file = ParquetFile(path)
+    facts = file.metadata
+    if facts.num_rows > most:
+        raise _too_many(path, facts.num_rows, most)
+    texts = [facts.schema.column(i).path for i in range(facts.num_columns)]
+    too_large = LongAtlasError(
+        f"'{path}' holds more than {LARGEST_FILE >> 20} MiB unpacked; export a part of it (--method)"
+    )
     if sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups)) > LARGEST_FILE:
-        raise LongAtlasError(
-            f"'{path}' holds more than {LARGEST_FILE >> 20} MiB unpacked; export a part of it (--method)"
-        )
-    return plain_rows(pd.read_parquet(path))
+        raise too_large
+    # A text that stands in many rows is held once until its size in all of them is known.
+    table = ParquetFile(path, read_dictionary=texts).read()
+    if sum(_decoded_bytes(table.column(name)) for name in table.column_names) > LARGEST_FILE:
+        raise too_large
+    return plain_rows(table.to_pandas())
 
 
-def _read_json(path: Path, tell: Tell) -> Rows:
+def _decoded_bytes(column: Any) -> int:
+    """Bytes of a column of Parquet once each row has its own text."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    sizes = (pc.take(pc.binary_length(chunk.dictionary), chunk.indices) for chunk in column.chunks)
+    return sum(int(pc.sum(lengths).as_py() or 0) for lengths in sizes)
+
+
+def _read_json(path: Path, tell: Tell, most: int) -> Rows:
     found = json.loads(path.read_text())
     if isinstance(found, dict) and "benchmarks" in found:
         from longatlas.bench.records import rows_of_benchmarks
@@ -151,7 +186,7 @@ def _read_json(path: Path, tell: Tell) -> Rows:
     return found
 
 
-_READERS: dict[str, Callable[[Path, Tell], Rows]] = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}
+_READERS: dict[str, Reader] = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}
 
 
 def _checked(row: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -182,6 +217,9 @@ def _value(name: str, value: Any, place: str) -> Any:
         raise LongAtlasError(f"{place}: {name} is {value!r}; expected {words}")
     if name in _INTEGERS and not 0 <= value < 2**63:
         raise LongAtlasError(f"{place}: {name} is {value}; expected a whole number from 0 up to 2^63")
+    if name in ("seconds", "created") and not 0 <= value <= time.time() + DAY:
+        what = "seconds since 1970, not in the future" if name == "created" else "seconds that a cell took"
+        raise LongAtlasError(f"{place}: {name} is {value}; expected {what}")
     return float(value) if name in _NUMBERS else value
 
 
@@ -208,11 +246,25 @@ def _check_words(row: Mapping[str, Any], place: str) -> None:
     for name, words in known.items():
         if row[name] not in words:
             raise LongAtlasError(f"{place}: {unknown_name(name, row[name], words)}")
+    _check_case(row["case"], shaped, place)
     for name in ("cell", "method"):
         if not row[name]:
             raise LongAtlasError(f"{place}: {name} is empty; every row names one")
     if row["status"] == "ok" and row["metric"] and (row["value"] is None or not math.isfinite(row["value"])):
         raise LongAtlasError(f"{place}: value is {row['value']!r} with status ok; expected a finite number")
+
+
+def _check_case(case: Mapping[str, Any], shaped: bool, place: str) -> None:
+    """A case names the shape of time and memory, and the preset of a task."""
+    if not shaped:
+        if not isinstance(case.get("preset"), str):
+            raise LongAtlasError(f"{place}: case is {case!r}; expected the task's preset in it, such as 'demo'")
+        return
+    for name in ("batch", "heads", "head_size", *(("layers",) if "layers" in case else ())):
+        value = case.get(name)
+        most = MOST_LAYERS if name == "layers" else 2**31
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise LongAtlasError(f"{place}: case has {name} {value!r}; expected a whole number from 1 to {most}")
 
 
 def _records(rows: Rows, origin: str) -> Iterator[Record]:
