@@ -23,36 +23,40 @@ FORMATS = {
     "parquet": ("Parquet", "application/vnd.apache.parquet"),
     "json": ("JSON", "application/json"),
 }
+Part = tuple[Any, pd.DataFrame]
 # What tells the rows of a view among those of its methods and setting.
 SHOWN = ("method", "measure", "phase", "impl", "policy")
 
 
-def of_view(methods: Sequence[str], setting: Any, rows: pd.DataFrame, *, key: str) -> None:
-    """The rows behind a view and the plan that measures them, folded away at its end."""
-    if rows.empty:
+def of_view(methods: Sequence[str], parts: Sequence[Part], *, key: str) -> None:
+    """The rows behind a view and the plans that measure them, folded away at its end.
+
+    parts  settings with the rows of each that are shown
+    """
+    parts = [(setting, rows) for setting, rows in parts if len(rows)]
+    if not parts:
         return
     with st.expander("Take it along: rows, command, YAML", icon=":material/ios_share:"):
-        measures = tuple(dict.fromkeys(rows["measure"]))
-        shown = rows[list(SHOWN)].drop_duplicates()
-        chosen = (tuple(methods), measures, int(setting["setting"]), str(setting["level"]))
-
-        def whole() -> pd.DataFrame:
-            found: pd.DataFrame = queries.rows_of(ui.store(), *chosen, whole=True)
-            return found.merge(shown, on=list(SHOWN))
-
-        downloads(whole, key=key)
-        try:
-            plan = plan_of([spec for spec in methods if plots.known(spec)], setting, rows)
-            impl = ui.query("impl")
-            if impl and set(rows["impl"]) == {impl}:
-                plan = plan.with_values({"impl": impl})
-        except LongAtlasError as error:
-            st.caption(ui.plain(f"No plan measures just this: {error}"))
-        else:
-            of_plan(plan, key=key)
+        downloads(lambda: pd.concat([_whole(methods, *part) for part in parts]), key=key)
+        for number, (setting, rows) in enumerate(parts):
+            if len(parts) > 1:
+                st.markdown(f"**{ui.plain(', '.join(dict.fromkeys(rows['measure'])))}**")
+            try:
+                plan = plan_of([spec for spec in methods if plots.known(spec)], setting, rows)
+            except LongAtlasError as error:
+                st.caption(ui.plain(f"No plan measures just this: {error}"))
+            else:
+                of_plan(plan, key=f"{key}_{number}")
         st.caption(
             "A chart's own menu, at its upper right, saves it as PNG or SVG; the page's address shows this view."
         )
+
+
+def _whole(methods: Sequence[str], setting: Any, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a part with all their columns and samples, as the store has them."""
+    chosen = (tuple(methods), tuple(dict.fromkeys(rows["measure"])), int(setting["setting"]), str(setting["level"]))
+    found: pd.DataFrame = queries.rows_of(ui.store(), *chosen, whole=True)
+    return found.merge(rows[list(SHOWN)].drop_duplicates(), on=list(SHOWN))
 
 
 def of_plan(plan: Plan, *, key: str) -> None:

@@ -30,12 +30,13 @@ def page() -> None:
         setting, shaped = _costs(methods)
     with quality:
         scored = _quality(methods)
-    shown = pd.concat([shaped, scored])
+    parts = [(setting, shaped), *scored]
+    shown = pd.concat([rows for _, rows in parts])
     with failures:
         _failures(shown)
     with table:
         ui.table(plots.values_table(shown), height=480)
-    takeaway.of_view(methods, setting, shaped, key="compare")
+    takeaway.of_view(methods, parts, key="compare")
 
 
 def _costs(methods: list[str]) -> tuple[Any, pd.DataFrame]:
@@ -51,15 +52,15 @@ def _costs(methods: list[str]) -> tuple[Any, pd.DataFrame]:
     return setting, chosen
 
 
-def _quality(methods: list[str]) -> pd.DataFrame:
-    """Draw each task; returns the rows of the chosen settings."""
+def _quality(methods: list[str]) -> list[takeaway.Part]:
+    """Draw each task; returns the chosen settings with their rows."""
     shown = []
     for task in ui.ask("tasks", tuple(methods)):
         known = catalog.load_catalog().tasks.get(task)
         st.markdown(f"**{ui.plain(known.title if known else task)}**")
         setting = ui.setting_choice(methods, ("quality",), key=f"on_{task}", phase=task)
         chosen = ui.rows_under(methods, ("quality",), setting, task)
-        shown.append(chosen)
+        shown.append((setting, chosen))
         st.caption(ui.plain(ui.setting_text(setting)))
         by_depth = analysis.depths(chosen)
         told_elsewhere = {"", CHANCE, *ABOUT_TRAINING, *by_depth["metric"]}
@@ -73,7 +74,7 @@ def _quality(methods: list[str]) -> pd.DataFrame:
             st.caption(f"{failed} of its cells gave no number; they are in the tab Failures.")
     if not shown:
         selection.nothing_measured("quality", methods, "quality", preset="quick")
-    return pd.concat(shown) if shown else ui.store().rows(keys=[])
+    return shown
 
 
 def _metric(rows: pd.DataFrame, task: str, metric: str) -> None:

@@ -36,7 +36,7 @@ def page() -> None:
     _budget(rows)
     _tables(rows, shown, setting)
     _table_1()
-    takeaway.of_view(methods, setting, rows, key="memory")
+    takeaway.of_view(methods, [(setting, rows)], key="memory")
 
 
 def _plot(rows: pd.DataFrame, view: plots.View, setting: Any) -> None:
@@ -75,7 +75,8 @@ def _budget(rows: pd.DataFrame) -> None:
         key = ui.segments("Of", there, key="of", default=there[0], words=lambda name: plots.BY_KEY[name].title)
     with right:
         budget = ui.slid("Budget", BUDGETS, key="budget", default=64 << 20, words=marks.bytes_text)
-    found = analysis.largest_that_fits(analysis.measured(rows, *_of(key)), float(budget))
+    failed = analysis.failures(rows, "memory", plots.BY_KEY[key].phase)
+    found = analysis.largest_that_fits(analysis.measured(rows, *_of(key)), float(budget), failed)
     ui.table(fits_table(found))
 
 
@@ -97,7 +98,7 @@ def fits_table(found: pd.DataFrame) -> pd.DataFrame:
                 "method": row.method,
                 "measured": "none" if pd.isna(row.measured_T) else marks.length_text(int(row.measured_T)),
                 "needs there": marks.value_text(row.value, "bytes"),
-                "longest measured": marks.length_text(int(row.longest_T)) if longest else "larger ones do not fit",
+                "beyond": "not measured" if longest else "does not fit",
                 "estimated T": estimate,
             }
         )

@@ -128,7 +128,7 @@ def _influence(method: Method) -> None:
     left, right = st.columns([3, 2], gap="large")
     relative = found.relative
     with left:
-        reach = max(i - j for i, row in enumerate(relative) for j, value in enumerate(row) if value > 0)
+        reach = max((i - j for i, row in enumerate(relative) for j, value in enumerate(row) if value > 0), default=0)
         about = (
             f"Influence of {found.tokens} input tokens on {found.tokens} outputs of {found.spec}; the farthest input "
             f"that matters lies {reach} tokens back. The values are in the table below it."
@@ -201,8 +201,8 @@ def _options(method: Method) -> None:
 def _cost(method: Method) -> None:
     ui.section("Cost claimed")
     time, state = st.columns(2)
-    time.metric("Time of a prefill", method.cost.time)
-    state.metric("State after T tokens", method.cost.state)
+    time.metric("Time of a prefill", ui.plain(method.cost.time, ui.LINE))
+    state.metric("State after T tokens", ui.plain(method.cost.state, ui.LINE))
     st.caption("T tokens, W window, N segment length, M memory length, C chunk. Fitted growth stands below.")
     st.caption(f"Implementations: {ui.texts(method.impls)} on {ui.texts(method.devices)}")
 
@@ -240,7 +240,7 @@ def _measured(method: Method) -> None:
     chosen = ui.rows_under(specs, analysis.SHAPED, setting, key="impl")
     plots.all_views(chosen, key="method")
     ui.table(plots.growth_table(chosen))
-    takeaway.of_view(specs, setting, chosen, key="method")
+    takeaway.of_view(specs, [(setting, chosen)], key="method")
 
 
 def _source(method: Method) -> None:

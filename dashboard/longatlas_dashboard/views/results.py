@@ -100,7 +100,7 @@ def _downloads(chosen: dict[str, list[str]], which: dict[str, Any], found: int) 
     if found > MOST:
         st.caption(f"More than {MOST:,} rows: filter them, or write them all with `longatlas results export`.")
         return
-    takeaway.downloads(lambda: queries.page(ui.store(), chosen, **which, size=found), key="rows")
+    takeaway.downloads(lambda: queries.page(ui.store(), chosen, **which, size=found, samples=True), key="rows")
     st.code("longatlas results export rows.parquet", language=None)
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from longatlas import catalog
 from longatlas.harness import analysis
-from longatlas.tasks.cards import CHANCE
+from longatlas.tasks.cards import CHANCE, LANGUAGE_MODEL
 from longatlas_dashboard import charts, marks, plots, selection, takeaway, ui
 
 METRIC = "accuracy"
@@ -21,12 +21,10 @@ def page() -> None:
     methods = selection.choose("retrieval")
     if not methods:
         return
-    found = {task: _rows(task, methods) for task in ui.ask("tasks", tuple(methods))}
-    found = {task: pair for task, pair in found.items() if (pair[1]["metric"] == METRIC).any()}
-    if not found:
+    tasks = [task for task in ui.ask("tasks", tuple(methods)) if _asks(task, methods)]
+    if not tasks:
         selection.nothing_measured("retrieval", methods, "quality", tasks="passkey", preset="quick")
         return
-    tasks = list(found)
     task = ui.segments("Task", tasks, key="task", default=tasks[0], words=title_of)
     setting = ui.setting_choice(methods, ("quality",), key="on", phase=task)
     rows = ui.rows_under(methods, ("quality",), setting, task)
@@ -34,12 +32,15 @@ def page() -> None:
     _accuracy(task, rows)
     depth_maps(rows, task, key="retrieval")
     plots.failed_and_values(rows)
-    takeaway.of_view(methods, setting, rows, key="retrieval")
+    takeaway.of_view(methods, [(setting, rows)], key="retrieval")
 
 
-def _rows(task: str, methods: list[str]) -> tuple[Any, pd.DataFrame]:
-    setting = ui.ask("settings", tuple(methods), ("quality",), task).iloc[0]
-    return setting, ui.rows_under(methods, ("quality",), setting, task)
+def _asks(task: str, methods: list[str]) -> bool:
+    """Whether a task has answers that are right or wrong; one that has only failed cells may have."""
+    settings = ui.ask("settings", tuple(methods), ("quality",), task)
+    rows = pd.concat(ui.rows_under(methods, ("quality",), setting, task) for _, setting in settings.iterrows())
+    only_failed = task != LANGUAGE_MODEL.name and not (rows["status"] == "ok").any()
+    return only_failed or bool((rows["metric"] == METRIC).any())
 
 
 def title_of(task: str) -> str:
@@ -58,6 +59,9 @@ def _about(task: str, setting: Any, rows: pd.DataFrame) -> None:
 
 def _accuracy(task: str, rows: pd.DataFrame) -> None:
     values = analysis.measured(rows, METRIC, task)
+    if values.empty:
+        ui.empty("Every cell of this task failed; the table below tells why. Jobs can try them again.")
+        return
     threshold = ui.slid("Holds while accuracy is at least", SHARES, key="hold", default=0.9, words="{:.0%}".format)
     held = analysis.effective_lengths(values, threshold)
     left, right = st.columns([3, 2], gap="large")

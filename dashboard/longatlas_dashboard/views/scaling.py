@@ -35,7 +35,7 @@ def page() -> None:
     chosen = rows[rows["phase"].isin(phases)]
     _tables(chosen, shown)
     _shares(chosen)
-    takeaway.of_view(methods, setting, chosen, key="scaling")
+    takeaway.of_view(methods, [(setting, chosen)], key="scaling")
 
 
 def _controls(rows: pd.DataFrame) -> tuple[list[str], str, bool]:

@@ -24,9 +24,10 @@ TASK = "language_model"
 
 @dataclass(frozen=True)
 class Quality:
-    """A quality metric of one task: its rows, title, and whether less is better."""
+    """A quality metric of one task: its setting, its rows, title, and whether less is better."""
 
     task: str
+    setting: Any
     rows: pd.DataFrame
     title: str
     less: bool
@@ -57,7 +58,8 @@ def page() -> None:
         )
         return
     _draw(points, view, quality)
-    takeaway.of_view(methods, setting, shaped[shaped["phase"] == view.phase], key="trade")
+    costs = shaped[(shaped["phase"] == view.phase) & (shaped["measure"] == view.measure)]
+    takeaway.of_view(methods, [(setting, costs), (quality.setting, quality.rows)], key="trade")
 
 
 def _quality(methods: list[str]) -> Quality | None:
@@ -74,7 +76,7 @@ def _quality(methods: list[str]) -> Quality | None:
     rows = ui.rows_under(methods, ("quality",), setting, task)
     metric = "bits_per_byte" if (rows["metric"] == "bits_per_byte").any() else "accuracy"
     words = "bits per byte" if metric == "bits_per_byte" else "accuracy"
-    return Quality(task, analysis.measured(rows, metric), words, metric == "bits_per_byte")
+    return Quality(task, setting, analysis.measured(rows, metric), words, metric == "bits_per_byte")
 
 
 def _title(task: str) -> str:

@@ -121,7 +121,7 @@ def _cell(
         measure=measure,
         phase=phase,
         level=level,
-        policy=_policy(plan) if measure == "speed" else "",
+        policy=resolve_policy(plan.policy, plan.device) if measure == "speed" else "",
         T=length,
         case=case,
         dtype=plan.dtype,
@@ -135,10 +135,11 @@ def _cell(
     )
 
 
-def _policy(plan: Plan) -> str:
-    if plan.policy != "auto":
-        return plan.policy
-    return "gpu_cold" if plan.device == "cuda" else "wall"
+def resolve_policy(policy: str, device: str) -> str:
+    """The policy that `auto` stands for on a device."""
+    if policy != "auto":
+        return policy
+    return "gpu_cold" if device == "cuda" else "wall"
 
 
 @lru_cache(maxsize=1)

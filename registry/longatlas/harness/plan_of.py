@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from longatlas.harness.plan import MEASURES, PHASES, Plan
+from longatlas.harness.cells import resolve_policy
+from longatlas.harness.plan import MEASURES, PHASES, Plan, PlanError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,12 +16,13 @@ SHAPE = ("batch", "heads", "head_size", "layers")
 
 
 def plan_of(methods: Iterable[str], setting: Mapping[str, Any], rows: pd.DataFrame) -> Plan:
-    """The plan that measures what rows hold, for these methods.
+    """The plan that measures what rows hold, for these methods; of several seeds, the newest.
 
     setting  device, dtype, threads, level and case of the rows (longatlas.store.queries.settings)
-    rows     flat rows of that setting with measure, phase and T; without any, the plan's defaults
+    rows     flat rows of that setting, the oldest first; without any, the plan's defaults
 
-    Raises PlanError for what no plan can say, such as a method that is not installed.
+    Budget, timeout and memory limit stand in no row: they are the plan's defaults. Raises PlanError for what no plan
+    can say: a method that is not installed, or methods measured in implementations that no single `impl` stands for.
     """
     case = setting["case"]
     found = {name: set(rows[name]) if len(rows) else set() for name in ("measure", "phase", "T")}
@@ -39,4 +41,28 @@ def plan_of(methods: Iterable[str], setting: Mapping[str, Any], rows: pd.DataFra
             "lengths": tuple(sorted(int(length) for length in found["T"])),
             "levels": (setting["level"] or "decoder",),
         }
-    return Plan(tuple(methods), **{key: value for key, value in values.items() if value not in ((), None)})
+    plan = Plan(tuple(methods), **{key: value for key, value in values.items() if value not in ((), None)})
+    if not len(rows):
+        return plan
+    plan = plan.with_values({"seed": int(rows["seed"].iloc[-1]), "policy": _policy(rows, plan)})
+    return plan.with_values({"impl": _impl(rows, plan)})
+
+
+def _policy(rows: pd.DataFrame, plan: Plan) -> str:
+    found = set(rows.loc[rows["measure"] == "speed", "policy"])
+    if len(found) > 1:
+        raise PlanError("policy", f"would have to be {' and '.join(sorted(found))}; it is one for all")
+    (policy,) = found or {"auto"}
+    return "auto" if policy == resolve_policy("auto", plan.device) else policy
+
+
+def _impl(rows: pd.DataFrame, plan: Plan) -> str:
+    """auto where that stands for what each method was measured in, else the one that all were measured in."""
+    found = {str(spec): set(map(str, part["impl"])) for spec, part in rows.groupby("method")}
+    auto = {c.spec: {c.resolve_impl("auto", plan.device, plan.dtype, plan.head_size)} for c in plan.combinations}
+    if all(found[spec] <= auto[spec] for spec in found if spec in auto):
+        return "auto"
+    names = {name for spec in found if spec in auto for name in found[spec]}
+    if len(names) > 1:
+        raise PlanError("impl", f"would have to be {' and '.join(sorted(names))}; it is one for all")
+    return names.pop()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PAGE = 500  # rows
 RUN_GAP = 900.0  # seconds
-NOT_PLOTTED = ("options", "case", "versions", "source", "origin", "machine", "cell", "seconds", "created")
+NOT_PLOTTED = ("options", "case", "versions", "origin", "machine", "cell", "seconds", "created")
 FILTERS = ("method", "measure", "phase", "level", "status", "device", "dtype")
 
 
@@ -106,12 +106,13 @@ def rows_of(
 def past(store: Store, methods: Sequence[str]) -> pd.DataFrame:
     """The newest ok cells of methods, oldest first, with what they took.
 
-    Columns: method, measure, phase, level, device, dtype, case, T, seconds, peak (bytes, NaN where it was not taken).
+    Columns: method, measure, phase, level, impl, machine, device, dtype, threads, case, T, seconds, and peak (bytes,
+    NaN where it was not taken).
     """
     peak = sa.select(ROWS.c.value).where(ROWS.c.cell == CELLS.c.id, ROWS.c.metric == "peak_bytes").limit(1)
     columns = (
-        *(SERIES.c[name] for name in ("method", "measure", "phase", "level")),
-        *(SETTINGS.c[name] for name in ("device", "dtype", "case")),
+        *(SERIES.c[name] for name in ("method", "measure", "phase", "level", "impl")),
+        *(SETTINGS.c[name] for name in ("machine", "device", "dtype", "threads", "case")),
         CELLS.c.T,
         CELLS.c.seconds,
         sa.case((SERIES.c.measure == "memory", peak.scalar_subquery())).label("peak"),
@@ -131,11 +132,13 @@ def values(store: Store, name: str) -> list[str]:
 def runs(store: Store) -> pd.DataFrame:
     """Cells that were finished one after the other, or imported from one file: the newest run first.
 
-    A run ends where nothing was finished for RUN_GAP seconds. Columns: origin ("" = measured into this store), start
+    A run ends where nothing was measured for RUN_GAP seconds. Columns: origin ("" = measured into this store), start
     and end (seconds since 1970), cells.
     """
-    found = store.frame(sa.select(CELLS.c.origin, CELLS.c.finished).order_by(CELLS.c.origin, CELLS.c.finished))
-    new = (found["origin"] != found["origin"].shift()) | (found["finished"].diff() > RUN_GAP)
+    columns = (CELLS.c.origin, CELLS.c.finished, CELLS.c.seconds)
+    found = store.frame(sa.select(*columns).order_by(CELLS.c.origin, CELLS.c.finished))
+    idle = found["finished"].diff() - found["seconds"]
+    new = (found["origin"] != found["origin"].shift()) | (idle > RUN_GAP)
     parts = found.groupby([new.cumsum(), "origin"], sort=False)["finished"].agg(["min", "max", "size"])
     parts = parts.reset_index("origin").rename(columns={"min": "start", "max": "end", "size": "cells"})
     return parts.sort_values("start", ascending=False, ignore_index=True)
@@ -166,11 +169,13 @@ def page(
     complete: bool = False,
     number: int = 0,
     size: int = PAGE,
+    samples: bool = False,
 ) -> pd.DataFrame:
-    """Flat rows that match filters (see count), the newest first: page `number`, from 0."""
+    """Flat rows that match filters (see count), the newest first: page `number`, from 0; samples: with the raw ones."""
     ids = _filtered(sa.select(ROWS.c.id).select_from(_source(latest or complete)), store, chosen, latest, complete)
     found = ids.order_by(ROWS.c.id.desc()).limit(size).offset(number * size).subquery()
-    return store.frame(flat_rows().where(ROWS.c.id.in_(sa.select(found.c.id))).order_by(ROWS.c.id.desc()))
+    rows = flat_rows(samples=samples).where(ROWS.c.id.in_(sa.select(found.c.id)))
+    return store.frame(rows.order_by(ROWS.c.id.desc()))
 
 
 def _source(latest: bool) -> sa.FromClause:
