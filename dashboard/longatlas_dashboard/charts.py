@@ -34,6 +34,8 @@ BYTES_LABEL = (
 # Shares of less than a ten-thousandth look alike.
 INFLUENCE_FLOOR = -4
 LEGEND_COLUMNS = "width < 360 ? 1 : 2"
+# What follows the names in a spec.
+_OPTIONS = r":[^+]*"
 NUMBER_LABEL = "format(datum.value, datum.value >= 1000 ? '.3~s' : '.3~g')"
 
 
@@ -56,7 +58,7 @@ def scaling(
     references  two points (T, value) of each line of a `power` of T
     formula     rows with method, T, value that are computed and not measured: crosses on the lines
     """
-    methods = _methods(order, frame, failed)
+    methods = in_order(order, frame, failed)
     frame = _positive(frame, "value")
     lengths = sorted({int(t) for t in [*frame["T"], *failed["T"]] if t > 0})
     x = _length_axis(lengths)
@@ -92,7 +94,7 @@ def buckets(
 
     share  the metric lies between 0 and 1, and so does the axis; else the axis follows the data
     """
-    methods = _methods(order, frame)
+    methods = in_order(order, frame)
     x = _length_axis(sorted({int(t) for t in frame["T"]}), title=length_title)
     scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False, padding=14)
     y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title=title, tickCount=6))
@@ -136,11 +138,11 @@ def trade_off(
     quality_less      less is better; else more
     """
     points, frontier = _positive(points, "cost"), _positive(frontier, "cost")
-    methods = _methods(order, points)
+    methods = in_order(order, points)
     x = alt.X(**_value_axis("cost", cost_title, unit, points["cost"], padding=36))
     y = alt.Y("quality:Q", scale=alt.Scale(zero=False, padding=24), axis=alt.Axis(title=quality_title, tickCount=6))
     data = points.assign(
-        base=points["method"].str.partition(":")[0],
+        base=points["method"].str.replace(_OPTIONS, "", regex=True),
         told_cost=[marks.value_text(v, unit) for v in points["cost"]],
         told_quality=[f"{v:.3f}" for v in points["quality"]],
     )
@@ -341,7 +343,7 @@ def _to_the_edges(frontier: pd.DataFrame, points: pd.DataFrame, worst: str) -> p
     return pd.concat([start, line, end])
 
 
-def _methods(order: Sequence[str], *frames: pd.DataFrame) -> list[str]:
+def in_order(order: Sequence[str], *frames: pd.DataFrame) -> list[str]:
     """The specs of the frames: vanilla first, then in the catalog's order."""
     place = {name: number for number, name in enumerate(order)}
     found = {name for frame in frames for name in frame["method"]}

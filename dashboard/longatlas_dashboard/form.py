@@ -172,7 +172,7 @@ def _details(form: Form, defaults: Mapping[str, Any]) -> None:
     choices = {
         "device": DEVICES,
         "dtype": DTYPES,
-        "impl": ("auto", "torch", "reference"),
+        "impl": ("auto", *sorted({impl for m in catalog.load_catalog().methods.values() for impl in m.impls})),
         "policy": ("auto", *POLICIES),
     }
     for place, (name, options) in enumerate(choices.items()):

@@ -23,7 +23,7 @@ def length_text(tokens: float) -> str:
     for size, letter in ((1 << 20, "M"), (1 << 10, "K")):
         if tokens >= size and tokens % size == 0:
             return f"{int(tokens // size)}{letter}"
-    return f"{tokens:g}"
+    return f"{tokens:.0f}" if tokens == int(tokens) else _digits(tokens)
 
 
 def value_text(value: float | None, unit: str) -> str:
@@ -33,14 +33,14 @@ def value_text(value: float | None, unit: str) -> str:
     if unit == "bytes":
         return bytes_text(value)
     if unit == "ms" and abs(value) >= 1000:
-        return f"{value / 1000:.3g} s"
+        return f"{_digits(value / 1000)} s"
     return f"{_digits(value)} {unit}".strip()
 
 
 def bytes_text(value: float) -> str:
     for size, word in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if abs(value) >= size:
-            return f"{value / size:.3g} {word}"
+            return f"{_digits(value / size)} {word}"
     return f"{value:.0f} B"
 
 
@@ -66,4 +66,7 @@ def exponent_text(exponent: float, low: float | None, high: float | None) -> str
 
 
 def _digits(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    """Three significant digits, and never a power of ten where a reader expects a number."""
+    if abs(value) >= 999.5:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 1e-4 or not value else f"{value:.2e}"

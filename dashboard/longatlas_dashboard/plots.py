@@ -140,10 +140,12 @@ def crossover_table(rows: pd.DataFrame, baseline: str, views: Sequence[View] = V
     lines: dict[str, dict[str, str]] = {}
     for view in views:
         timed = analysis.measured(rows, view.metric, view.phase)
-        for found in analysis.crossovers(timed, baseline).itertuples():
-            start = "never" if pd.isna(found.from_T) else f"from {marks.length_text(found.from_T)}"
+        failed = analysis.failures(rows, view.measure, view.phase)
+        for found in analysis.crossovers(timed, baseline, failed).itertuples():
+            upto = marks.length_text(found.longest_T)
+            start = f"not up to {upto}" if pd.isna(found.from_T) else f"from {marks.length_text(found.from_T)}"
             line = lines.setdefault(found.method, {"method": found.method})
-            line[view.title] = f"{start} (×{found.ratio:.2f} at {marks.length_text(found.longest_T)})"
+            line[view.title] = f"{start} (×{found.ratio:.2f} at {upto})"
     return pd.DataFrame(list(lines.values())).fillna("")
 
 
@@ -201,7 +203,7 @@ def ready_methods() -> list[str]:
 
 
 def _at_most(values: pd.DataFrame, failed: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    names = list(dict.fromkeys([*values["method"], *failed["method"]]))
+    names = charts.in_order(ui.methods_order(), values, failed)
     if len(names) > AT_MOST:
         st.caption(f"The first {AT_MOST} of {len(names)} methods; choose fewer to see the others.")
         keep = set(names[:AT_MOST])

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from longatlas.harness import analysis
+from longatlas.harness.cells import machine_name
 from longatlas.harness.choosing import TASK, Answer, Case, choose
 from longatlas.harness.plan import DEVICES, PHASES, Plan
 from longatlas.harness.plan_of import plan_of
@@ -26,13 +27,20 @@ def draw() -> None:
     with st.container(border=True):
         case, device = _form()
         candidates = list(dict.fromkeys([*ui.names_with_rows(found), *plots.ready_methods()]))
-        setting = _newest(found["method"], device)
+        setting = _most_measured(found["method"], ("speed",), device)
         if setting is None:
             plan = Plan(methods=tuple(plots.ready_methods()), lengths=(case.T,), phases=(case.phase,), device=device)
-            ui.empty(f"No time has been measured on `{device}` yet.", command=shlex.join(plan.to_command()))
+            ui.empty(f"No time has been measured on `{device}` here yet.", command=shlex.join(plan.to_command()))
             return
         shaped = ui.rows_under(candidates, analysis.SHAPED, setting)
-        answer = choose(case, candidates, shaped, _quality(candidates), plan_of(candidates, setting, shaped[:0]))
+        scored_on = _most_measured(found["method"], ("quality",), device, TASK)
+        quality = ui.store().rows(keys=[])
+        plan = plan_of([spec for spec in candidates if plots.known(spec)], setting, shaped[:0])
+        if scored_on is not None:
+            quality = ui.rows_under(candidates, ("quality",), scored_on, TASK)
+            of_quality = {name: scored_on["case"][name] for name in ("preset", "corpus") if name in scored_on["case"]}
+            plan = plan.with_values(of_quality)
+        answer = choose(case, candidates, shaped, quality, plan)
         st.caption(ui.plain(ui.setting_text(setting)))
         _answer(case, answer)
 
@@ -65,18 +73,11 @@ def _budget_text(budget: int) -> str:
     return marks.bytes_text(budget) if budget else "no limit"
 
 
-def _newest(methods: Any, device: str) -> Any:
-    """The setting of the device that has the most cells at the level of a decoder."""
-    found = ui.ask("settings", tuple(methods), ("speed",), "")
-    found = found[(found["device"] == device) & (found["level"] == "decoder")]
-    return None if found.empty else found.sort_values("cells").iloc[-1]
-
-
-def _quality(methods: list[str]) -> pd.DataFrame:
-    found = ui.ask("settings", tuple(methods), ("quality",), TASK)
-    if found.empty:
-        return ui.store().rows(keys=[])
-    return ui.rows_under(methods, ("quality",), found.sort_values("cells").iloc[-1], TASK)
+def _most_measured(methods: Any, measures: tuple[str, ...], device: str, phase: str = "") -> Any:
+    """The setting of this machine and the device that has the most cells, of whole decoders; None without one."""
+    found = ui.ask("settings", tuple(methods), measures, phase)
+    here = (found["machine"] == machine_name()) & (found["device"] == device) & found["level"].isin(["", "decoder"])
+    return None if found[here].empty else found[here].sort_values("cells").iloc[-1]
 
 
 def _answer(case: Case, answer: Answer) -> None:

@@ -16,7 +16,7 @@ def row(number: int, method: str, length: int, value: float | None, **more: Any)
         "id": number, "cell": f"c{number}", "method": method, "impl": "torch", "measure": "speed",
         "phase": "prefill", "T": length, "metric": "prefill_ms", "value": value, "unit": "ms", "low": None,
         "high": None, "status": "ok", "reason": "", "device": "cpu", "dtype": "float32", "case": {"batch": 1},
-        "seed": 0, "policy": "wall", "threads": 1, "n": 5, "machine": "here", "created": float(number),
+        "seed": 0, "policy": "wall", "source": "new", "threads": 1, "n": 5, "machine": "here", "created": float(number),
     }  # fmt: skip
     return base | more
 
@@ -45,6 +45,10 @@ def test_one_implementation_of_several() -> None:
     even = frame(*old[:1], *new)
     assert analysis.one_value_each(even)["value"].tolist() == [2.0, 3.0], "of equals the newest"
     assert analysis.variants(analysis.one_value_each(rows)) == []
+    broken = [row(20 + i, "vanilla", t, None, impl="triton", status="crash") for i, t in enumerate((512, 1024, 2048))]
+    assert analysis.one_value_each(frame(*old, *broken))["impl"].tolist() == ["torch", "torch"], (
+        "numbers before failures"
+    )
 
 
 def test_one_policy_of_several() -> None:
@@ -56,6 +60,13 @@ def test_one_policy_of_several() -> None:
 
 def test_one_value_each_of_nothing() -> None:
     assert analysis.one_value_each(frame(row(0, "vanilla", 512, 1.0))[:0]).empty
+
+
+def test_seeds_of_another_source_are_not_averaged_and_an_interval_holds_its_value() -> None:
+    old = row(0, "vanilla", 512, 100.0, source="old")
+    new = [row(1, "vanilla", 512, 2.0, seed=1, low=1.5, high=2.5), row(2, "vanilla", 512, 6.0, seed=2)]
+    (found,) = analysis.one_value_each(frame(old, *new)).to_dict("records")
+    assert (found["value"], found["low"], found["high"]) == (4.0, 1.5, 6.0)
 
 
 def test_exponent_of_an_exact_power_is_exact_and_its_interval_is_a_point() -> None:
@@ -106,6 +117,44 @@ def test_ratio_is_nan_where_the_baseline_has_no_value() -> None:
     )
     assert rows["ratio"].tolist()[:2] == [1.0, 0.5]
     assert np.isnan(rows["ratio"].tolist()[2])
+
+
+def test_who_runs_out_of_memory_is_above_who_does_not() -> None:
+    base = [row(i, "vanilla", t, 1.0) for i, t in enumerate((512, 1024))]
+    other = [row(9 + i, "alibi", t, v) for i, (t, v) in enumerate(((512, 2.0), (1024, 1.5), (2048, 9.0)))]
+    lost = row(20, "vanilla", 2048, None, status="oom")
+    rows = frame(*base, *other)
+
+    def start(*failed: dict[str, Any]) -> Any:
+        (found,) = analysis.crossovers(rows, "vanilla", frame(*failed) if failed else None).to_dict("records")
+        assert (found["ratio"], found["longest_T"]) == (1.5, 1024)
+        return found["from_T"]
+
+    assert pd.isna(start())
+    assert start(lost) == 2048
+    assert pd.isna(start(lost | {"status": "incorrect"})), "a wrong result is no slow one"
+    assert pd.isna(start(lost, row(21, "alibi", 4096, None, status="oom"))), "who fails later is not below"
+
+
+def test_of_equals_the_frontier_keeps_all() -> None:
+    points = pd.DataFrame({"cost": [1.0, 1.0, 2.0, 2.0, 1.0], "quality": [3.0, 3.0, 1.0, 1.0, 4.0]})
+    assert analysis.pareto(points, "cost", "quality").to_numpy().tolist() == [[1, 3], [1, 3], [2, 1], [2, 1]]
+
+
+def test_depths_are_numbers() -> None:
+    names = ("accuracy_depth_3", "accuracy_depth_all", "accuracy_depth_", "accuracy", "loss_depth_1")
+    rows = frame(*(row(i, "vanilla", 8, 1.0, metric=name) for i, name in enumerate(names)))
+    assert analysis.depths(rows)["depth"].tolist() == [3]
+
+
+def test_nothing_is_estimated_to_fit_where_memory_ran_out() -> None:
+    growing = [row(i, "vanilla", t, v) for i, (t, v) in enumerate(((512, 1.0), (1024, 2.0)))]
+    lost = frame(row(9, "vanilla", 4096, None, status="oom"))
+    free = analysis.largest_that_fits(frame(*growing), 100.0)["estimated_T"].tolist()
+    held = analysis.largest_that_fits(frame(*growing), 100.0, lost)["estimated_T"].tolist()
+    assert (free, held) == ([pytest.approx(51200)], [1024])
+    flat = frame(*(row(i, "vanilla", t, 200.0) for i, t in enumerate((512, 1024))))
+    assert analysis.largest_that_fits(flat, 100.0)["estimated_T"].isna().all()
 
 
 def test_pareto_keeps_what_nothing_beats_in_both() -> None:

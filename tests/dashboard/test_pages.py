@@ -21,16 +21,17 @@ from sqlalchemy.exc import OperationalError
 from streamlit.testing.v1 import AppTest
 
 from longatlas import catalog, combination
-from longatlas.cards import Method, Option
+from longatlas.cards import Cost, Method, Option
 from longatlas.catalog import Catalog
 from longatlas.errors import LongAtlasError
 from longatlas.harness import findings, jobs
 from longatlas.harness.cells import expand
+from longatlas.harness.estimating import estimate
 from longatlas.harness.plan import Plan, plan_from_yaml
 from longatlas.plugins import Plugin
 from longatlas.store import Store
-from longatlas.store.schema import CELLS
-from longatlas.store.transfer import export_rows
+from longatlas.store.schema import CELLS, SETTINGS
+from longatlas.store.transfer import export_rows, import_rows, read_rows
 from longatlas_dashboard import gate, ui, uploads
 
 APP = Path(ui.__file__).with_name("app.py")
@@ -139,7 +140,7 @@ def test_text_of_plugins_is_text(empty: Store, monkeypatch: pytest.MonkeyPatch) 
     evil = Method(
         name="evil", title=EVIL, family="misc/parallelism", summary=EVIL, fills={"attention": lambda c: None},
         deviations=EVIL, source=EVIL, equations=(f"$$ {EVIL}",), options=(Option("n", 1, EVIL),),
-        paper="javascript:alert(1)",
+        paper="javascript:alert(1)", cost=Cost(time=EVIL, state=EVIL),
     )  # fmt: skip
     atlas = with_plugins(Plugin("mine", "1", "mine", (evil,)))
     monkeypatch.setattr(catalog, "load_catalog", lambda: atlas)
@@ -149,6 +150,8 @@ def test_text_of_plugins_is_text(empty: Store, monkeypatch: pytest.MonkeyPatch) 
             for element in getattr(app, kind):
                 left = re.sub(r"\\\W", "", element.value)
                 assert not re.search(r"<script|!\[x|\]\(java|\$x|:red\[", left), element.value
+        for metric in app.metric:
+            assert "![x" not in re.sub(r"\\\W", "", metric.value)
     assert EVIL in [element.value for element in show("method", id="evil").text]
 
 
@@ -263,6 +266,27 @@ def test_of_several_seeds_and_implementations_plots_show_one_value(repeated: Sto
     app = show("scaling", m="vanilla,alibi", impl="reference")
     assert set(frame_with(app, "impl")["impl"]) == {"reference"}
     assert any("--impl reference" in code.value for code in app.code)
+
+
+def test_a_view_is_taken_along_with_its_quality(filled: Store) -> None:
+    for page, tasks in (("compare", ("", " --tasks mqar", " --tasks passkey")), ("trade_off", ("",))):
+        words = texts(show(page, m="vanilla,alibi"))
+        assert "--methods vanilla,alibi --measure speed" in words, page
+        for task in tasks:  # the language model is a plan's task without a word
+            assert f"--methods vanilla,alibi --measure quality{task} --preset demo" in words, (page, task)
+
+
+def test_retrieval_shows_a_task_whose_every_cell_failed(empty: Store) -> None:
+    plan = Plan(methods=("vanilla",), measure=("quality",), tasks=("passkey",), preset="smoke")
+    (cell,) = expand(plan)
+    empty.save(cell, [{"status": "crash", "reason": "planted"}], 1.0)
+    app = show("retrieval", m="vanilla")
+    assert "Every cell of this task failed" in texts(app)
+    assert frame_with(app, "reason")["reason"].tolist() == ["planted"]
+    (better,) = expand(plan.with_values({"preset": "demo"}))
+    empty.save(better, [{"metric": "accuracy", "value": 1.0, "T": 128}], 1.0)
+    empty.save(cell, [{"status": "crash", "reason": "again"}], 1.0)
+    assert "No retrieval" not in texts(show("retrieval", m="vanilla"))
 
 
 def test_scaling_fits_growth_beside_the_claims_and_keeps_failures(filled: Store) -> None:
@@ -542,6 +566,21 @@ def test_home_answers_which_method_and_says_what_is_not_measured(filled: Store) 
     assert "--device cuda" in texts(app)
 
 
+def test_home_answers_from_this_machine_alone_and_despite_methods_that_are_gone(tmp_path: Path, empty: Store) -> None:
+    plan = Plan(methods=("vanilla",), lengths=(1024, 4096), measure=("speed",), phases=("prefill",))
+    for cell in expand(plan):
+        empty.save(cell, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0)
+        empty.save(replace(cell, method="gone"), [{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0)
+    app = show("home")
+    assert not app.error
+    assert app.dataframe[1].value.set_index("method")["why"]["gone"] == "its plugin is not installed"
+    export_rows(empty.rows(samples=True).assign(machine="another"), tmp_path / "rows.json")
+    with empty.writing() as connection:
+        connection.execute(sa.delete(CELLS))
+    import_rows(empty, read_rows(tmp_path / "rows.json"), "x")
+    assert "No time has been measured on `cpu` here yet." in texts(show("home"))
+
+
 def test_results_of_complete_methods_only(filled: Store) -> None:
     app = show("results", full="true", w="speed")
     assert not app.error
@@ -632,6 +671,20 @@ def test_run_estimates_time_and_memory_and_refuses_what_cannot_fit(filled: Store
     assert app.button(key="start").disabled
     unknown = show("run", m="yarn", t="512", w="speed", p="prefill")
     assert "rule of thumb" in texts(unknown)
+
+
+def test_estimates_are_of_the_same_implementation_machine_and_threads(empty: Store) -> None:
+    plan = Plan(methods=("vanilla",), measure=("speed",), phases=("prefill",), lengths=(512,), threads=1)
+    (cell,) = expand(plan)
+    longer = expand(plan.with_values({"lengths": (1024,)}))
+    empty.save(cell, [{"metric": "prefill_ms", "value": 1.0}], 77.0)
+    assert estimate(empty, plan, longer).seconds == 77.0
+    for changes in ({"impl": "reference"}, {"threads": 2}, {"dtype": "float64"}):
+        other = plan.with_values({"lengths": (1024,), **changes})
+        assert estimate(empty, other, expand(other)).guessed == 1, changes
+    with empty.writing() as connection:
+        connection.execute(sa.update(SETTINGS).values(machine="another"))
+    assert estimate(empty, plan, longer).guessed == 1
 
 
 def test_plots_begin_with_the_setting_that_has_most_of_the_methods(

@@ -157,7 +157,7 @@ def _queue(found: list[jobs.Job]) -> None:
             "status": [job.status for job in found],
             "cells": [f"{job.done} of {job.total}" if job.total else "" for job in found],
             "methods": [", ".join(job.plan.methods) for job in found],
-            "started": [job_view.age_text(job.created) for job in found],
+            "queued": [job_view.age_text(job.created) for job in found],
             "plan": [job.plan_hash for job in found],
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +14,7 @@ from scipy.stats import t as student
 
 SHAPED = ("speed", "memory")
 FAILED = ("oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
+ENDING = ("oom", "timeout", "skipped")  # too much for the machine, and more so at longer T
 
 # A cost whose log-log slope is below this is taken not to grow with T.
 FLAT_SLOPE = 0.05
@@ -49,20 +51,20 @@ def one_value_each(frame: pd.DataFrame, preferred: str = "") -> pd.DataFrame:
 
     frame      flat rows, the oldest first
     preferred  one of variants(frame): which to take of a method that was measured in several; else, and where the
-               method lacks it, the one with most T, of equals the newest
+               method lacks it, the one with numbers at most T, of equals the newest
 
-    Several seeds become one row: `value` is their median (of quality, their mean), `low` the least and `high` the
-    greatest end of their intervals, `n` the sum.
+    Several seeds of the newest source become one row: `value` is their median (of quality, their mean), `low` the least
+    and `high` the greatest of their values and intervals, `n` the sum.
     """
     if frame.empty:
         return frame
     rows = frame.reset_index(drop=True)
-    rows = rows.assign(variant=_variant(rows), age=rows.index)
-    sizes = rows.groupby([*_MEASURED, "variant"], as_index=False).agg(lengths=("T", "nunique"), age=("age", "max"))
+    rows = rows.assign(variant=_variant(rows), age=rows.index, good=rows["T"].where(rows["status"] == "ok"))
+    sizes = rows.groupby([*_MEASURED, "variant"], as_index=False).agg(lengths=("good", "nunique"), age=("age", "max"))
     sizes["wanted"] = sizes["variant"] == preferred
     best = sizes.sort_values(["wanted", "lengths", "age"]).drop_duplicates(_MEASURED, keep="last")
     rows = rows.merge(best[[*_MEASURED, "variant"]], on=[*_MEASURED, "variant"])
-    return _over_seeds(rows).sort_values("age").drop(columns=["variant", "age"]).reset_index(drop=True)
+    return _over_seeds(rows).sort_values("age").drop(columns=["variant", "age", "good"]).reset_index(drop=True)
 
 
 def _variant(frame: pd.DataFrame) -> pd.Series:
@@ -77,6 +79,10 @@ def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     if not repeated.any():
         return rows
     several = rows[repeated].astype({"value": float, "low": float, "high": float})
+    several = several[several["source"] == several.groupby(keys)["source"].transform("last")]
+    has_interval = several[["low", "high"]].notna().all(axis=1).groupby([several[key] for key in keys]).transform("any")
+    ends = {name: several[name].fillna(several["value"].where(has_interval)) for name in ("low", "high")}
+    several = several.assign(**ends)
     groups = several.groupby(keys)
     merged = several.drop_duplicates(keys, keep="last").set_index(keys)
     mean, median = (groups["value"].agg(way).reindex(merged.index) for way in ("mean", "median"))
@@ -128,25 +134,35 @@ def ratio_to(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return joined.assign(ratio=joined["value"] / joined["baseline_value"]).drop(columns="baseline_value")
 
 
-def crossovers(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """From which measured T on each series stays below the baseline.
+def crossovers(frame: pd.DataFrame, baseline: str, failed: pd.DataFrame | None = None) -> pd.DataFrame:
+    """From which T on each series stays below the baseline.
 
-    Columns: method, impl, phase, metric, from_T (None: not within what was measured), ratio (at the longest
-    T that both have), longest_T. Values are such that less is better.
+    frame   values such that less is better
+    failed  cells of the same phase without a number: who ran out of memory or time is above who has one
+
+    Columns: method, impl, phase, metric, from_T (None: not within what was measured), ratio (at longest_T, the
+    longest T that both have a number at). Series without such a T are left out.
     """
     records = []
+    ended = frame[:0] if failed is None else failed[failed["status"].isin(ENDING)]
+    lost = {name: set(rows["T"]) for name, rows in ended.groupby("method")}
     others = ratio_to(frame, baseline)
-    others = others[(others["method"] != baseline) & others["ratio"].notna()]
-    for names, rows in others.groupby(list(_SERIES), sort=False):
-        ordered = rows.sort_values("T")
-        lengths, ratios = ordered["T"].tolist(), ordered["ratio"].tolist()
-        start = None
-        for length, ratio in zip(reversed(lengths), reversed(ratios), strict=True):
-            if ratio >= 1:
-                break
-            start = int(length)
+    for names, rows in others[others["method"] != baseline].groupby(list(_SERIES), sort=False):
+        both = dict(zip(rows["T"], rows["ratio"], strict=True))
+        ratios = {T: ratio for T, ratio in both.items() if not np.isnan(ratio)}
+        if not ratios:
+            continue
         keys = dict(zip(_SERIES, cast("tuple[str, ...]", names), strict=True))
-        records.append({**keys, "from_T": start, "ratio": ratios[-1], "longest_T": int(lengths[-1])})
+        longest = max(ratios)
+        ahead = dict.fromkeys(set(both) & lost.get(baseline, set()), True)
+        behind = dict.fromkeys(lost.get(keys["method"], set()) - lost.get(baseline, set()), False)
+        below = {**behind, **ahead, **{T: ratio < 1 for T, ratio in ratios.items()}}
+        start = None
+        for T in sorted(below, reverse=True):
+            if not below[T]:
+                break
+            start = int(T)
+        records.append({**keys, "from_T": start, "ratio": ratios[longest], "longest_T": int(longest)})
     table = pd.DataFrame(records, columns=[*_SERIES, "from_T", "ratio", "longest_T"])
     return table.astype({"from_T": "Int64"})
 
@@ -176,26 +192,35 @@ def reference_slopes(frame: pd.DataFrame, powers: Sequence[float], baseline: str
     return pd.DataFrame(lines, columns=columns)
 
 
-def largest_that_fits(frame: pd.DataFrame, budget: float) -> pd.DataFrame:
+def largest_that_fits(frame: pd.DataFrame, budget: float, failed: pd.DataFrame | None = None) -> pd.DataFrame:
     """For each series of a cost that grows with T: the greatest T within a budget.
+
+    frame   one value per series and T
+    failed  cells without a number: nothing is expected to fit from the least T on that ran out of memory
 
     Columns: method, impl, phase, metric, measured_T (None: not even the shortest), value (at measured_T), longest_T
     (what was measured at most), and estimated_T on the log-log line through the measured points, drawn on with its
-    last slope; inf where that slope is not above 0.05, None with fewer than two points.
+    last slope; inf where that slope is not above 0.05, None with fewer than two points and where nothing fits.
     """
     records = []
+    ended = frame[:0] if failed is None else failed[failed["status"] == "oom"]
+    limits = {name: int(rows["T"].min()) for name, rows in ended.groupby("method")}
     for names, rows in frame.groupby(list(_SERIES), sort=False):
         points = rows[rows["value"] > 0].sort_values("T")
         lengths, values = points["T"].to_numpy(float), points["value"].to_numpy(float)
         inside = np.flatnonzero(np.maximum.accumulate(values) <= budget) if len(values) else np.array([], int)
         last = int(inside[-1]) if len(inside) else None
+        estimated = _length_at(lengths, values, last, budget)
+        limit = limits.get(cast("tuple[str, ...]", names)[0])
+        if estimated is not None and limit is not None and estimated >= limit:
+            estimated = float(max((T for T in lengths if limit > T), default=np.nan))
         records.append(
             {
                 **dict(zip(_SERIES, cast("tuple[str, ...]", names), strict=True)),
                 "measured_T": None if last is None else int(lengths[last]),
                 "value": None if last is None else float(values[last]),
                 "longest_T": int(lengths[-1]) if len(lengths) else None,
-                "estimated_T": _length_at(lengths, values, last, budget),
+                "estimated_T": estimated,
             }
         )
     columns = [*_SERIES, "measured_T", "value", "longest_T", "estimated_T"]
@@ -209,6 +234,8 @@ def _length_at(lengths: Any, values: Any, last: int | None, budget: float) -> fl
     left = min(last or 0, len(lengths) - 2)
     slope = np.log(values[left + 1] / values[left]) / np.log(lengths[left + 1] / lengths[left])
     if slope <= FLAT_SLOPE:
+        if last is None:
+            return None
         return float("inf") if last == len(lengths) - 1 else float(lengths[left])
     return float(lengths[left] * (budget / values[left]) ** (1 / slope))
 
@@ -228,23 +255,26 @@ def effective_lengths(frame: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def pareto(frame: pd.DataFrame, x: str, y: str, *, x_less: bool = True, y_less: bool = True) -> pd.DataFrame:
-    """The rows that no other row beats in both columns, along x; `*_less` says that less is better."""
+    """The rows that no other row beats in both columns, along x; `*_less` says that less is better.
+
+    Of rows with the same two values all are kept.
+    """
     points = frame.dropna(subset=[x, y])
     points = points.sort_values([x, y], ascending=[x_less, y_less], kind="stable")
-    kept, best = [], np.inf
-    for place, value in enumerate(points[y].tolist()):
+    kept, best, at = [], np.inf, None
+    for place, (cost, value) in enumerate(zip(points[x].tolist(), points[y].tolist(), strict=True)):
         score = value if y_less else -value
-        if score < best:
+        if score < best or (score == best and cost == at):
             kept.append(place)
-            best = score
+            best, at = score, cost
     return points.iloc[kept].reset_index(drop=True)
 
 
 def depths(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     """Rows of `{metric}_depth_{k}` with the column `depth` = k: where in the text the answer stood."""
-    prefix = f"{metric}_depth_"
-    rows = frame[frame["metric"].str.startswith(prefix) & (frame["status"] == "ok")]
-    return rows.assign(depth=[int(name.removeprefix(prefix)) for name in rows["metric"]]).reset_index(drop=True)
+    number = frame["metric"].astype(str).str.extract(rf"^{re.escape(metric)}_depth_(\d{{1,6}})$", expand=False)
+    rows = frame.assign(depth=number)[number.notna() & (frame["status"] == "ok")]
+    return rows.astype({"depth": int}).reset_index(drop=True)
 
 
 def at_length(frame: pd.DataFrame, metric: str, phase: str, length: int | None = None) -> pd.DataFrame:

@@ -67,22 +67,26 @@ def choose(case: Case, candidates: Sequence[str], shaped: pd.DataFrame, quality:
     quality     rows of the language model of one setting
     plan        a plan of that setting; what is missing is measured by it with other methods and T
     """
+    scored = analysis.measured(quality, QUALITY, TASK)
+    bucket = _bucket(scored, candidates, case.T)
     excluded: dict[str, str] = {}
     unmeasured: list[str] = []
     lines = []
     for spec in candidates:
-        reason = _by_card(case, spec) or _by_failure(case, spec, shaped)
+        ms, between = value_at(shaped, spec, f"{case.phase}_ms", case.phase, case.T)
+        # A memory that could not be taken matters to who has a limit, and where there is no time either.
+        failed = analysis.failures(shaped, "speed" if case.memory is None and not np.isnan(ms) else "", case.phase)
+        reason = _by_card(case, spec) or _by_failure(case, spec, failed)
         if reason:
             excluded[spec] = reason
             continue
-        ms, between = value_at(shaped, spec, f"{case.phase}_ms", case.phase, case.T)
         peak, _ = value_at(shaped, spec, "peak_bytes", case.phase, case.T)
         if np.isnan(ms) or (case.memory is not None and np.isnan(peak)):
             unmeasured.append(spec)
         elif case.memory is not None and peak > case.memory:
             excluded[spec] = f"needs {peak / 2**20:,.1f} MiB at its peak, more than {case.memory / 2**20:,.1f} MiB"
         else:
-            lines.append((spec, ms, peak, *_quality_at(quality, spec, case.T), between))
+            lines.append((spec, ms, peak, *_quality_at(scored, spec, bucket), between))
     fitting = pd.DataFrame(lines, columns=list(COLUMNS)).sort_values("ms", ignore_index=True)
     return Answer(fitting, _reasons(fitting), excluded, tuple(unmeasured), _command(case, unmeasured, plan))
 
@@ -94,19 +98,22 @@ def value_at(frame: pd.DataFrame, spec: str, metric: str, phase: str, T: int) ->
     lengths, values = rows["T"].to_numpy(float), rows["value"].to_numpy(float)
     if not len(lengths) or not lengths[0] <= T <= lengths[-1]:
         return float("nan"), False
-    value = float(np.exp(np.interp(np.log(T), np.log(lengths), np.log(values))))
-    return value, T not in lengths
+    if T in lengths:
+        return float(values[lengths == T][0]), False
+    return float(np.exp(np.interp(np.log(T), np.log(lengths), np.log(values)))), True
 
 
-def _quality_at(frame: pd.DataFrame, spec: str, T: int) -> tuple[float, float]:
-    """Bits per byte in the longest bucket up to T, else in the shortest there is; and that bucket."""
-    rows = analysis.measured(frame, QUALITY, TASK)
-    rows = rows[rows["method"] == spec]
-    if rows.empty:
-        return float("nan"), float("nan")
-    within = rows[rows["T"] <= T]
-    row = within.iloc[-1] if len(within) else rows.iloc[0]
-    return float(row["value"]), float(row["T"])
+def _bucket(rows: pd.DataFrame, candidates: Sequence[str], T: int) -> float:
+    """Where quality is compared: the longest bucket up to T that all measured candidates have, else their shortest."""
+    sets = [set(own["T"]) for _, own in rows[rows["method"].isin(candidates)].groupby("method")]
+    shared = set.intersection(*sets) if sets else set()
+    return float(max((t for t in shared if t <= T), default=min(shared, default=np.nan)))
+
+
+def _quality_at(rows: pd.DataFrame, spec: str, bucket: float) -> tuple[float, float]:
+    """Bits per byte in a bucket, and that bucket; NaN where there is none."""
+    found = rows.loc[(rows["method"] == spec) & (rows["T"] == bucket), "value"]
+    return (float(found.iloc[-1]), bucket) if len(found) else (float("nan"), float("nan"))
 
 
 def _by_card(case: Case, spec: str) -> str:
@@ -126,12 +133,11 @@ def _is_baseline(combination: Combination) -> bool:
     return combination.name == BASELINE
 
 
-def _by_failure(case: Case, spec: str, shaped: pd.DataFrame) -> str:
+def _by_failure(case: Case, spec: str, failed: pd.DataFrame) -> str:
     """Why it cannot be had at T: out of memory or time there or at a shorter T, or wrong."""
-    failed = analysis.failures(shaped, "", case.phase)
     failed = failed[(failed["method"] == spec) & (failed["T"] <= case.T)].sort_values("T")
     for T, status, reason in zip(failed["T"], failed["status"], failed["reason"], strict=True):
-        if case.T == T or status in ("oom", "timeout", "skipped"):
+        if case.T == T or status in analysis.ENDING:
             return f"{status} at T = {T}: {reason}"
     return ""
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from longatlas.harness.cells import Cell
+from longatlas.harness.cells import Cell, machine_name
 from longatlas.harness.plan import Plan
 from longatlas.store import Store, queries
 
@@ -18,7 +18,7 @@ from longatlas.store import Store, queries
 START = {"speed": 2.0, "memory": 1.0, "quality": 5.0}
 TRAINING = {"smoke": 5.0, "demo": 20.0, "quick": 90.0, "paper": 86_400.0}
 USABLE = 0.8  # of the machine's memory, as workers are allowed
-SHARED = ("method", "measure", "phase", "level")
+SHARED = ("method", "phase", "level", "impl", "device", "dtype")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Estimate:
 def estimate(store: Store, plan: Plan, missing: Sequence[Cell]) -> Estimate:
     """Estimate what is missing of a plan: by the log-log line in T through cells of the same method, phase and case."""
     past = queries.past(store, plan.methods) if missing else pd.DataFrame()
-    limit = plan.memory_gib * 2**30 or USABLE * psutil.virtual_memory().total
+    limit = plan.memory_gib * 2**30 or USABLE * _memory(plan.device)
     seconds, guessed = 0.0, 0
     peaks: dict[str, float] = {}
     for cell in missing:
@@ -58,20 +58,20 @@ def estimate(store: Store, plan: Plan, missing: Sequence[Cell]) -> Estimate:
 
 
 def _like(past: pd.DataFrame, cell: Cell) -> pd.DataFrame:
-    """Finished cells that differ from this one by T, or by its case where none of the same case is there."""
+    """This machine's finished cells that differ from this one by T alone."""
     if past.empty:
         return past
-    found = past[np.logical_and.reduce([past[name] == getattr(cell, name) for name in (*SHARED, "device")])]
-    same = found[[case == cell.case for case in found["case"]]] if len(found) else found
-    return same if len(same) or cell.measure != "quality" else found[:0]
+    names = (*SHARED, "measure", "threads")
+    found = past[np.logical_and.reduce([past[name] == getattr(cell, name) for name in names])]
+    found = found[found["machine"] == machine_name()]
+    return found[[case == cell.case for case in found["case"]]] if len(found) else found
 
 
 def _peaks_like(past: pd.DataFrame, cell: Cell) -> pd.DataFrame:
-    """Measured peaks of the same method, phase, level and case; a timing has the same peak as its memory cell."""
+    """Measured peaks of the same case on any machine; a timing has the same peak as its memory cell."""
     if past.empty:
         return past
-    names = ("method", "phase", "level", "device", "dtype")
-    found = past[np.logical_and.reduce([past[name] == getattr(cell, name) for name in names])]
+    found = past[np.logical_and.reduce([past[name] == getattr(cell, name) for name in SHARED])]
     return found[[case == cell.case for case in found["case"]]] if len(found) else found
 
 
@@ -90,6 +90,15 @@ def _at(found: pd.DataFrame, column: str, T: int) -> float | None:
     place = int(np.clip(np.searchsorted(x, np.log(T)) - 1, 0, len(x) - 2))
     slope = (y[place + 1] - y[place]) / (x[place + 1] - x[place])
     return float(np.exp(y[place] + slope * (np.log(T) - x[place])))
+
+
+def _memory(device: str) -> float:
+    """Bytes of memory that a device has; of a GPU that is not here, no limit is known."""
+    if device == "cpu":
+        return float(psutil.virtual_memory().total)
+    import torch
+
+    return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else float("inf")
 
 
 def _guess(plan: Plan, cell: Cell) -> float:

@@ -11,9 +11,10 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from longatlas.combination import Combination
+from longatlas.combination import Combination, parse_spec
 from longatlas.errors import LongAtlasError
-from longatlas.harness.cells import environment, environment_digest
+from longatlas.footprint import TABLE
+from longatlas.harness.cells import environment_digest
 from longatlas.harness.sources import source_digest
 from longatlas.store import Store
 
@@ -33,20 +34,19 @@ def find(store: Store, kind: str, combination: Combination | None = None) -> dic
 
     Raises LongAtlasError with the command's own words where it fails, and when its time is over.
     """
-    start = time.time()
+    start, key = time.time(), _key(kind, combination)
     spec = [combination.spec] if combination else []
     found = _printed([kind, *spec, "--json"], KINDS[kind])
     record = {"found": found, "seconds": time.time() - start, "at": start}
-    store.remember(_key(kind, combination), json.dumps(record))
+    store.remember(key, json.dumps(record))
     return record
 
 
 def _key(kind: str, combination: Combination | None) -> str:
     if combination is None:
-        return f"{kind}::{environment_digest()}"
-    facts = environment()
-    versions = "/".join((facts["longatlas"], facts["torch"]))
-    return f"{kind}:{combination.spec}:{source_digest(combination)}:{versions}"
+        sources = "-".join(source_digest(parse_spec(row.method)) for row in TABLE if row.method)
+        return f"{kind}:{sources}:{environment_digest()}"
+    return f"{kind}:{combination.spec}:{source_digest(combination)}:{environment_digest()}"
 
 
 def _printed(arguments: list[str], seconds: float) -> Any:

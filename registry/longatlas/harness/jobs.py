@@ -74,6 +74,8 @@ def submit(store: Store, plan: Plan, *, retry: bool = False, start: bool = True)
     with store.writing(alone=True) as connection:
         query = sa.select(JOBS.c.id).where(JOBS.c.plan_hash == plan.hash, JOBS.c.status.in_(ACTIVE))
         found = connection.execute(query.where(_of_this_machine())).scalar()
+        if found is not None and retry:
+            connection.execute(sa.update(JOBS).where(JOBS.c.id == found, JOBS.c.status == QUEUED).values(retry=1))
         if found is None:
             values = {
                 "plan": plan.to_yaml(),
@@ -126,7 +128,6 @@ def cancel(store: Store, number: int) -> Job:
 
     One that runs on another machine counts as cancelled at once, for that machine may be gone; if it is not, it stops.
     """
-    job(store, number)
     with store.writing() as connection:
         this = JOBS.c.id == number
         connection.execute(sa.update(JOBS).where(this).values(cancel=1))
