@@ -17,7 +17,7 @@ from longatlas.harness.demo import demo_plan
 from longatlas.store import Store
 from longatlas_dashboard import charts
 from longatlas_dashboard.theme import LIGHT
-from longatlas_dashboard.ui import methods_order
+from longatlas_dashboard.data import methods_order
 
 SHOWN = (
     "vanilla",

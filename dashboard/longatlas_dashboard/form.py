@@ -13,7 +13,7 @@ from longatlas.cards import Option
 from longatlas.combination import Combination, Part, parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import DEVICES, DTYPES, KEYS, LEVELS, MEASURES, PHASES, POLICIES, PRESETS, Plan, PlanError
-from longatlas_dashboard import marks, ui
+from longatlas_dashboard import controls, marks, safe
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 # What a number field of a browser can hold.
@@ -38,7 +38,7 @@ class Form:
         place = self.places.get(error.key, st)
         text = error.text.removeprefix("has an error: ")
         words = text if text != error.text else f"{error.key} {text}"
-        place.error(ui.plain(words), icon=":material/error:")
+        place.error(safe.plain(words), icon=":material/error:")
 
     def plan(self) -> Plan | None:
         """The plan, or None after its error has been shown at the field."""
@@ -94,7 +94,7 @@ def _with_options(spec: str, form: Form) -> str:
     values = [value for part in combination.parts for value in part.options.values()]
     if not values or any(isinstance(value, int | float) and abs(value) > LARGEST for value in values):
         return spec
-    with st.expander(ui.plain(f"Options of {spec}")):
+    with st.expander(safe.plain(f"Options of {spec}")):
         parts = tuple(_part(part, spec) for part in combination.parts)
     return Combination(parts).spec
 
@@ -114,23 +114,23 @@ def _control(option: Option, value: Any, prefix: str, place: Any) -> Any:
     """The control that an option card asks for; its bounds are the card's."""
     key = f"{prefix}_{option.name}"
     label = f"{option.name}, {option.unit}" if option.unit else option.name
-    about = ui.plain(f"{option.help}; {option.rule()}")
+    about = safe.plain(f"{option.help}; {option.rule()}")
     if isinstance(option.default, bool):
-        return place.checkbox(ui.plain(label), value=value, help=about, key=key)
+        return place.checkbox(safe.plain(label), value=value, help=about, key=key)
     if option.choices:
         index = option.choices.index(value)
-        return place.selectbox(ui.plain(label), option.choices, index=index, help=about, key=key)
+        return place.selectbox(safe.plain(label), option.choices, index=index, help=about, key=key)
     if isinstance(option.default, str):
-        return place.text_input(ui.plain(label), value=value, help=about, key=key)
+        return place.text_input(safe.plain(label), value=value, help=about, key=key)
     kind = type(option.default)
     low, high = (None if bound is None else kind(bound) for bound in (option.min, option.max))
-    return place.number_input(ui.plain(label), low, high, value, help=about, key=key)
+    return place.number_input(safe.plain(label), low, high, value, help=about, key=key)
 
 
 def _many(form: Form, name: str, label: str, options: tuple[str, ...], defaults: Mapping[str, Any]) -> None:
     with form.field(name) as key:
         start = [value for value in defaults[name] if value in options]
-        chosen = st.pills(label, options, selection_mode="multi", default=start, format_func=ui.ink, key=key)
+        chosen = st.pills(label, options, selection_mode="multi", default=start, format_func=controls.ink, key=key)
     form.values[name] = tuple(chosen or ())
 
 
@@ -138,7 +138,7 @@ def _one(form: Form, name: str, label: str, options: tuple[str, ...], defaults: 
     with form.field(name) as key:
         start = defaults[name] if defaults[name] in options else options[0]
         form.values[name] = st.segmented_control(
-            label, options, default=start, required=True, format_func=ui.ink, key=key
+            label, options, default=start, required=True, format_func=controls.ink, key=key
         )
 
 
@@ -153,13 +153,13 @@ def _lengths(form: Form, defaults: Mapping[str, Any]) -> None:
             accept_new_options=True,
             format_func=_length_text,
         )
-    numbers = [(text, ui.whole_number(text)) for text in chosen]
+    numbers = [(text, safe.whole_number(text)) for text in chosen]
     form.values["lengths"] = tuple(text if number is None else number for text, number in numbers)
 
 
 def _length_text(text: str) -> str:
-    number = ui.whole_number(text)
-    return ui.cut(text, 40) if number is None else marks.length_text(number)
+    number = safe.whole_number(text)
+    return safe.cut(text, 40) if number is None else marks.length_text(number)
 
 
 def _text(form: Form, name: str, label: str, defaults: Mapping[str, Any], hint: str) -> None:

@@ -12,7 +12,7 @@ from longatlas import catalog
 from longatlas.combination import parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
-from longatlas_dashboard import charts, marks, ui
+from longatlas_dashboard import charts, data, marks, ui
 
 AT_MOST = 10
 CROSSES = "Cells without a number; they stand as crosses above the plots."
@@ -74,7 +74,7 @@ def draw(
         title="log scale" if view.unit == "bytes" else f"{view.unit}, log scale",
         unit=view.unit,
         theme=ui.theme(),
-        order=ui.methods_order(),
+        order=data.methods_order(),
         references=analysis.reference_slopes(values, powers, BASELINE) if powers else None,
         formula=formula,
     )
@@ -194,7 +194,7 @@ def default_methods(measured: pd.DataFrame, count: int = 8) -> list[str]:
     measured  columns method and cells
     """
     counts = dict(zip(measured["method"], measured["cells"], strict=True))
-    names = sorted(ui.names_with_rows(measured), key=lambda name: (name != "vanilla", -counts[name]))
+    names = sorted(data.names_with_rows(measured), key=lambda name: (name != "vanilla", -counts[name]))
     return names[:count]
 
 
@@ -203,7 +203,7 @@ def ready_methods() -> list[str]:
 
 
 def _at_most(values: pd.DataFrame, failed: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    names = charts.in_order(ui.methods_order(), values, failed)
+    names = charts.in_order(data.methods_order(), values, failed)
     if len(names) > AT_MOST:
         st.caption(f"The first {AT_MOST} of {len(names)} methods; choose fewer to see the others.")
         keep = set(names[:AT_MOST])

@@ -22,7 +22,7 @@ from longatlas.harness import analysis
 from longatlas.harness.plan_of import plan_of
 from longatlas.store import Store
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
-from longatlas_dashboard import charts, plots, ui
+from longatlas_dashboard import charts, data, plots
 from longatlas_dashboard.theme import DARK, LIGHT, Theme
 
 SETTING = ("machine", "device", "dtype", "threads", "level")
@@ -77,7 +77,7 @@ def report(
         version=metadata.version("longatlas"),
         rows=len(rows),
         cells=rows["cell"].nunique(),
-        methods=ui.names_with_rows(rows),
+        methods=data.names_with_rows(rows),
         sections=sections,
         light=LIGHT,
         dark=DARK,
@@ -112,7 +112,7 @@ def _values(rows: pd.DataFrame, view: plots.View) -> tuple[pd.DataFrame, pd.Data
 def _scaling(rows: pd.DataFrame, view: plots.View, theme: Theme) -> alt.LayerChart:
     values, failed = _values(rows, view)
     title = "log scale" if view.unit == "bytes" else f"{view.unit}, log scale"
-    return charts.scaling(values, failed, title=title, unit=view.unit, theme=theme, order=ui.methods_order())
+    return charts.scaling(values, failed, title=title, unit=view.unit, theme=theme, order=data.methods_order())
 
 
 def _quality(rows: pd.DataFrame) -> Iterator[Section]:
@@ -136,14 +136,14 @@ def _metrics(rows: pd.DataFrame, task: str) -> Iterator[Picture]:
             metric.replace("_", " "),
             f"{metric} against T: {', '.join(dict.fromkeys(values['method']))}. The numbers are in the table.",
             lambda theme, v=values, m=metric, s=share: charts.buckets(
-                v, title=m.replace("_", " "), theme=theme, order=ui.methods_order(), share=s
+                v, title=m.replace("_", " "), theme=theme, order=data.methods_order(), share=s
             ),
         )
 
 
 def _depths(rows: pd.DataFrame) -> Iterator[Picture]:
     by_depth = analysis.depths(rows)
-    for name in ui.names_with_rows(by_depth)[:AT_MOST]:
+    for name in data.names_with_rows(by_depth)[:AT_MOST]:
         own = by_depth[by_depth["method"] == name]
         words = f"{name}: accuracy by depth and T, from {own['value'].min():.0%} to {own['value'].max():.0%}."
         yield _picture(name, words, lambda theme, o=own: charts.depth_map(o, theme=theme), width=SMALL)
@@ -152,7 +152,7 @@ def _depths(rows: pd.DataFrame) -> Iterator[Picture]:
 def _section(
     title: str, setting: dict[str, Any], rows: pd.DataFrame, pictures: list[Picture], tables: dict[str, pd.DataFrame]
 ) -> Section:
-    caption = f"{ui.setting_text(setting)}. {plots.repeats(rows)}"
+    caption = f"{data.setting_text(setting)}. {plots.repeats(rows)}"
     shown = {name: _told(table) for name, table in tables.items() if len(table)}
     try:
         plan = plan_of([spec for spec in dict.fromkeys(rows["method"]) if plots.known(spec)], setting, rows)
@@ -181,7 +181,7 @@ def _by_setting(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFra
 
 def _at_most(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows that plots show: of the first methods only, the tables have all."""
-    return rows[rows["method"].isin(ui.names_with_rows(rows)[:AT_MOST])]
+    return rows[rows["method"].isin(data.names_with_rows(rows)[:AT_MOST])]
 
 
 def _picture(title: str, words: str, make: Any, *, width: int = WIDTH) -> Picture:

@@ -1,13 +1,15 @@
-"""What the comparing pages share: the methods in the URL, what of them is not measured, and the way to each other."""
+"""What pages that show measured methods share: methods, setting and implementation to choose, and the way on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from longatlas_dashboard import plots, settings, ui
+from longatlas.harness import analysis
+from longatlas_dashboard import controls, data, plots, safe, settings, ui
 
 # Pages that show a set of methods, by their file names.
 COMPARING = {
@@ -19,15 +21,15 @@ COMPARING = {
 }
 
 
-def choose(page: str) -> list[str]:
+def choose_methods(page: str) -> list[str]:
     """Let the reader choose methods; those of the URL at first, else the most measured. [] after saying what to do."""
-    found = ui.measured()
-    measured = ui.names_with_rows(found)
-    asked = ui.query_list("m")
+    found = data.measured()
+    measured = data.names_with_rows(found)
+    asked = controls.query_list("m")
     unknown = [spec for spec in asked if spec not in measured and not plots.known(spec)]
     if unknown:
         st.error(
-            f"Not known here: {ui.texts(unknown)}. Choose from the list; "
+            f"Not known here: {safe.texts(unknown)}. Choose from the list; "
             "a method of a plugin appears when the plugin is installed.",
             icon=":material/search_off:",
         )
@@ -35,7 +37,7 @@ def choose(page: str) -> list[str]:
     options = list(dict.fromkeys([*measured, *wanted, *plots.ready_methods()]))
     chosen = st.multiselect("Methods", options, default=wanted or plots.default_methods(found), key=f"{page}_methods")
     if not unknown:
-        ui.set_query(m=",".join(chosen))
+        controls.set_query(m=",".join(chosen))
     _other_pages(page, chosen)
     if chosen:
         _missing(chosen, found)
@@ -73,6 +75,51 @@ def _missing(methods: list[str], measured: pd.DataFrame) -> None:
     if not missing:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.info(f"Not measured yet: {ui.texts(missing)}.", icon=":material/hourglass_empty:")
+        st.info(f"Not measured yet: {safe.texts(missing)}.", icon=":material/hourglass_empty:")
         if not settings.read().read_only:
             ui.link("run", "Run them", icon=":material/play_circle:", m=",".join(missing))
+
+
+def rows_under(
+    methods: Iterable[str], measures: Iterable[str], setting: Any, phase: str = "", *, key: str = ""
+) -> pd.DataFrame:
+    """The newest rows of methods under one setting, a row of settings(), with one value for each method and T.
+
+    key  where a method was measured in several implementations, the reader may choose one, by this name in the URL
+    """
+    chosen = (tuple(methods), tuple(measures), int(setting["setting"]), str(setting["level"]))
+    found: pd.DataFrame = data.ask("rows_of", *chosen)
+    if phase:
+        found = found[found["phase"] == phase]
+    return analysis.one_value_each(found, _variant_choice(found, key) if key else "")
+
+
+def _variant_choice(rows: pd.DataFrame, key: str) -> str:
+    several = [] if rows.empty else analysis.variants(rows)
+    if not several:
+        return ""
+    words = "Implementation, of methods that were measured in several"
+    return controls.segments(words, several, key=key, name=str) or ""
+
+
+def choose_setting(
+    methods: Iterable[str], measures: Iterable[str], *, key: str, phase: str = "", label: str = "Measured on"
+) -> pd.Series | None:
+    """Let the reader choose the machine, case and level whose rows are shown, newest first; None without rows.
+
+    At first it is the newest of those that have most of the methods.
+    """
+    found = data.ask("settings", tuple(methods), tuple(measures), phase)
+    if found.empty:
+        return None
+    if len(found) == 1:
+        return found.iloc[0]
+    place = controls.selected(
+        label,
+        range(len(found)),
+        key=key,
+        words=lambda i: data.setting_text(found.iloc[i]),
+        name=lambda i: f"{found.iloc[i]['setting']}{found.iloc[i]['level'][:1]}",
+        default=int(found["methods"].to_numpy().argmax()),
+    )
+    return found.iloc[place]

@@ -16,7 +16,7 @@ from longatlas.harness.plan import Plan
 from longatlas.harness.plan_of import plan_of
 from longatlas.store import queries
 from longatlas.store.transfer import export_rows
-from longatlas_dashboard import plots, ui
+from longatlas_dashboard import data, plots, safe
 
 FORMATS = {
     "csv": ("CSV", "text/csv"),
@@ -40,11 +40,11 @@ def of_view(methods: Sequence[str], parts: Sequence[Part], *, key: str) -> None:
         downloads(lambda: pd.concat([_whole(methods, *part) for part in parts]), key=key)
         for number, (setting, rows) in enumerate(parts):
             if len(parts) > 1:
-                st.markdown(f"**{ui.plain(', '.join(dict.fromkeys(rows['measure'])))}**")
+                st.markdown(f"**{safe.plain(', '.join(dict.fromkeys(rows['measure'])))}**")
             try:
                 plan = plan_of([spec for spec in methods if plots.known(spec)], setting, rows)
             except LongAtlasError as error:
-                st.caption(ui.plain(f"No plan measures just this: {error}"))
+                st.caption(safe.plain(f"No plan measures just this: {error}"))
             else:
                 of_plan(plan, key=f"{key}_{number}")
         st.caption(
@@ -55,7 +55,7 @@ def of_view(methods: Sequence[str], parts: Sequence[Part], *, key: str) -> None:
 def _whole(methods: Sequence[str], setting: Any, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of a part with all their columns and samples, as the store has them."""
     chosen = (tuple(methods), tuple(dict.fromkeys(rows["measure"])), int(setting["setting"]), str(setting["level"]))
-    found: pd.DataFrame = queries.rows_of(ui.store(), *chosen, whole=True)
+    found: pd.DataFrame = queries.rows_of(data.store(), *chosen, whole=True)
     return found.merge(rows[list(SHOWN)].drop_duplicates(), on=list(SHOWN))
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from longatlas.cards import Method
 from longatlas.catalog import Catalog, method_status
 from longatlas.taxonomy import Node, Paper, Section
-from longatlas_dashboard.ui import web_address
+from longatlas_dashboard.safe import web_address
 
 RUNNABLE, NOT_HERE, DESCRIBED = "runnable", "not here", "described"
 PAPER_STATUSES = (RUNNABLE, NOT_HERE, DESCRIBED)

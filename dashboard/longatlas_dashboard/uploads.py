@@ -8,7 +8,7 @@ from typing import Any
 
 from longatlas.errors import LongAtlasError
 from longatlas.store.transfer import read_rows
-from longatlas_dashboard import ui
+from longatlas_dashboard import safe
 
 MOST_ROWS = 100_000
 
@@ -22,4 +22,4 @@ def rows(name: str, content: bytes) -> list[dict[str, Any]]:
         try:
             return read_rows(path, most=MOST_ROWS)
         except LongAtlasError as error:
-            raise LongAtlasError(str(error).replace(str(path), ui.cut(name, 80))) from None
+            raise LongAtlasError(str(error).replace(str(path), safe.cut(name, 80))) from None

@@ -13,7 +13,7 @@ from longatlas.harness.cells import machine_name
 from longatlas.harness.choosing import TASK, Answer, Case, choose
 from longatlas.harness.plan import DEVICES, PHASES, Plan
 from longatlas.harness.plan_of import plan_of
-from longatlas_dashboard import marks, plots, settings, ui
+from longatlas_dashboard import controls, data, marks, plots, safe, selection, settings, ui
 
 LENGTHS = tuple(1 << power for power in range(7, 21))
 NO_LIMIT = 0
@@ -23,41 +23,43 @@ BUDGETS = (NO_LIMIT, *(1 << power for power in range(20, 38)))  # 1 MiB to 128 G
 def draw() -> None:
     """The form and its answer."""
     ui.section("Which method for my case?", "Answered from what was measured here, with the reasons.")
-    found = ui.measured()
+    found = data.measured()
     with st.container(border=True):
         case, device = _form()
-        candidates = list(dict.fromkeys([*ui.names_with_rows(found), *plots.ready_methods()]))
+        candidates = list(dict.fromkeys([*data.names_with_rows(found), *plots.ready_methods()]))
         setting = _most_measured(found["method"], ("speed",), device)
         if setting is None:
             plan = Plan(methods=tuple(plots.ready_methods()), lengths=(case.T,), phases=(case.phase,), device=device)
             ui.empty(f"No time has been measured on `{device}` here yet.", command=shlex.join(plan.to_command()))
             return
-        shaped = ui.rows_under(candidates, analysis.SHAPED, setting)
+        shaped = selection.rows_under(candidates, analysis.SHAPED, setting)
         scored_on = _most_measured(found["method"], ("quality",), device, TASK)
-        quality = ui.store().rows(keys=[])
+        quality = data.store().rows(keys=[])
         plan = plan_of([spec for spec in candidates if plots.known(spec)], setting, shaped[:0])
         if scored_on is not None:
-            quality = ui.rows_under(candidates, ("quality",), scored_on, TASK)
+            quality = selection.rows_under(candidates, ("quality",), scored_on, TASK)
             of_quality = {name: scored_on["case"][name] for name in ("preset", "corpus") if name in scored_on["case"]}
             plan = plan.with_values(of_quality)
         answer = choose(case, candidates, shaped, quality, plan)
-        st.caption(ui.plain(ui.setting_text(setting)))
+        st.caption(safe.plain(data.setting_text(setting)))
         _answer(case, answer)
 
 
 def _form() -> tuple[Case, str]:
     left, middle, right = st.columns(3)
     with left:
-        T = ui.slid("T, tokens", LENGTHS, key="T", default=4096, words=marks.length_text)
-        phase = ui.segments("What you wait for", PHASES, key="phase", default="prefill")
+        T = controls.slid("T, tokens", LENGTHS, key="T", default=4096, words=marks.length_text)
+        phase = controls.segments("What you wait for", PHASES, key="phase", default="prefill")
     with middle:
-        memory = ui.slid("Memory at the peak, at most", BUDGETS, key="mem", default=NO_LIMIT, words=_budget_text)
-        device = ui.segments("Device", DEVICES, key="device", default="cpu")
+        memory = controls.slid("Memory at the peak, at most", BUDGETS, key="mem", default=NO_LIMIT, words=_budget_text)
+        device = controls.segments("Device", DEVICES, key="device", default="cpu")
     with right:
-        may_train = ui.segments(
+        may_train = controls.segments(
             "May you train?", (True, False), key="train", default=True, words=_TRAIN.__getitem__, name=_yes
         )
-        exact = ui.segments("Result", (False, True), key="exact", default=False, words=_EXACT.__getitem__, name=_yes)
+        exact = controls.segments(
+            "Result", (False, True), key="exact", default=False, words=_EXACT.__getitem__, name=_yes
+        )
     return Case(T, phase, memory or None, may_train, exact), device
 
 
@@ -75,7 +77,7 @@ def _budget_text(budget: int) -> str:
 
 def _most_measured(methods: Any, measures: tuple[str, ...], device: str, phase: str = "") -> Any:
     """The setting of this machine and the device that has the most cells, of whole decoders; None without one."""
-    found = ui.ask("settings", tuple(methods), measures, phase)
+    found = data.ask("settings", tuple(methods), measures, phase)
     here = (found["machine"] == machine_name()) & (found["device"] == device) & found["level"].isin(["", "decoder"])
     return None if found[here].empty else found[here].sort_values("cells").iloc[-1]
 
@@ -86,8 +88,8 @@ def _answer(case: Case, answer: Answer) -> None:
         st.warning("Nothing that was measured fits; what was left out, and why, stands below.", icon=":material/block:")
     for row in fitting.head(3).itertuples():
         with st.container(horizontal=True, vertical_alignment="center"):
-            ui.link("method", f"**{ui.plain(row.method)}**", id=str(row.method).partition(":")[0].partition("+")[0])
-            st.markdown(ui.plain(f"{marks.value_text(row.ms, 'ms')}: {answer.reasons[row.method]}"))
+            ui.link("method", f"**{safe.plain(row.method)}**", id=str(row.method).partition(":")[0].partition("+")[0])
+            st.markdown(safe.plain(f"{marks.value_text(row.ms, 'ms')}: {answer.reasons[row.method]}"))
     if len(fitting):
         with st.container(horizontal=True):
             chosen = ",".join(fitting["method"].head(plots.AT_MOST))
@@ -101,7 +103,9 @@ def _answer(case: Case, answer: Answer) -> None:
         with st.expander(f"Left out: {len(answer.excluded)}"):
             ui.table(pd.DataFrame(answer.excluded.items(), columns=["method", "why"]))
     if answer.unmeasured:
-        words = f"Not measured at T = {marks.length_text(case.T)} yet: {ui.texts(answer.unmeasured)}. One command does:"
+        words = (
+            f"Not measured at T = {marks.length_text(case.T)} yet: {safe.texts(answer.unmeasured)}. One command does:"
+        )
         st.markdown(words)
         st.code(answer.command, language=None, wrap_lines=True)
         if not settings.read().read_only:

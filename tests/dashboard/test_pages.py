@@ -32,7 +32,7 @@ from longatlas.plugins import Plugin
 from longatlas.store import Store
 from longatlas.store.schema import CELLS, SETTINGS
 from longatlas.store.transfer import export_rows, import_rows, read_rows
-from longatlas_dashboard import gate, ui, uploads
+from longatlas_dashboard import gate, safe, ui, uploads
 
 APP = Path(ui.__file__).with_name("app.py")
 PAGES = sorted(path.stem for path in ui.PAGES.glob("*.py"))
@@ -156,29 +156,29 @@ def test_text_of_plugins_is_text(empty: Store, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_plain_escapes_all_markup() -> None:
-    assert ui.plain("a_b *c*") == r"a\_b \*c\*"
-    assert "https:" not in ui.plain("see https://evil.example now")
-    assert ui.plain("one\n\ntwo") == "one two"
-    assert ui.plain("right\u202eleft\u2066") == "rightleft"
-    assert ui.web_address("javascript:alert(1)") == ""
-    assert ui.web_address("https://arxiv.org/abs/1") == "https://arxiv.org/abs/1"
+    assert safe.plain("a_b *c*") == r"a\_b \*c\*"
+    assert "https:" not in safe.plain("see https://evil.example now")
+    assert safe.plain("one\n\ntwo") == "one two"
+    assert safe.plain("right\u202eleft\u2066") == "rightleft"
+    assert safe.web_address("javascript:alert(1)") == ""
+    assert safe.web_address("https://arxiv.org/abs/1") == "https://arxiv.org/abs/1"
 
 
 def test_names_from_the_url_stay_on_one_line_of_code(filled: Store) -> None:
     app = show("compare", m="a\n\n![x](http://evil.example/x.png)\n\n")
     assert app.error[0].value.startswith("Not known here: `a ![x](http://evil.example/x.png)`.")
-    assert ui.texts(["a`b", "c\r\n\r\nd", ""]) == "`ab`, `c d`, ` `"
+    assert safe.texts(["a`b", "c\r\n\r\nd", ""]) == "`ab`, `c d`, ` `"
 
 
 def test_long_text_is_cut(empty: Store) -> None:
-    assert len(ui.plain("x" * 10_000)) == ui.PARAGRAPH
-    assert len(show("method", id="x" * 10_000).error[0].value) < 2 * ui.PARAGRAPH
+    assert len(safe.plain("x" * 10_000)) == safe.PARAGRAPH
+    assert len(show("method", id="x" * 10_000).error[0].value) < 2 * safe.PARAGRAPH
 
 
 @pytest.mark.parametrize("text", ["²", "1e3", "", "-", "9" * 30, "9" * 5000, "1_0", "٣", "one"])
 def test_what_is_no_whole_number_is_none(text: str) -> None:
-    assert ui.whole_number(text) is None
-    assert ui.whole_number("-12") == -12
+    assert safe.whole_number(text) is None
+    assert safe.whole_number("-12") == -12
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from longatlas import catalog
 from longatlas.combination import Combination, parse_spec
 from longatlas.harness import analysis
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
-from longatlas_dashboard import charts, plots, selection, takeaway, ui
+from longatlas_dashboard import charts, data, plots, safe, selection, takeaway, ui
 
 AXES = {
     "bits_per_byte": "bits per byte, lower is better",
@@ -21,7 +21,7 @@ AXES = {
 
 def page() -> None:
     ui.header("Compare", "The same measurements for each method, on one machine and in one case.")
-    methods = selection.choose("compare")
+    methods = selection.choose_methods("compare")
     if not methods:
         return
     _cards(methods)
@@ -41,13 +41,13 @@ def page() -> None:
 
 def _costs(methods: list[str]) -> tuple[Any, pd.DataFrame]:
     """Draw time and memory against T; returns the chosen setting and its rows."""
-    setting = ui.setting_choice(methods, analysis.SHAPED, key="on")
+    setting = selection.choose_setting(methods, analysis.SHAPED, key="on")
     if setting is None:
         selection.nothing_measured("time or memory", methods, "speed,memory")
-        return None, ui.store().rows(keys=[])
-    chosen = ui.rows_under(methods, analysis.SHAPED, setting, key="impl")
+        return None, data.store().rows(keys=[])
+    chosen = selection.rows_under(methods, analysis.SHAPED, setting, key="impl")
     words = "Medians with 95% intervals; a cross above a plot is a cell that failed."
-    st.caption(ui.plain(f"{ui.setting_text(setting)}. {plots.repeats(chosen)} {words}"))
+    st.caption(safe.plain(f"{data.setting_text(setting)}. {plots.repeats(chosen)} {words}"))
     plots.all_views(chosen, key="compare")
     return setting, chosen
 
@@ -55,13 +55,13 @@ def _costs(methods: list[str]) -> tuple[Any, pd.DataFrame]:
 def _quality(methods: list[str]) -> list[takeaway.Part]:
     """Draw each task; returns the chosen settings with their rows."""
     shown = []
-    for task in ui.ask("tasks", tuple(methods)):
+    for task in data.ask("tasks", tuple(methods)):
         known = catalog.load_catalog().tasks.get(task)
-        st.markdown(f"**{ui.plain(known.title if known else task)}**")
-        setting = ui.setting_choice(methods, ("quality",), key=f"on_{task}", phase=task)
-        chosen = ui.rows_under(methods, ("quality",), setting, task)
+        st.markdown(f"**{safe.plain(known.title if known else task)}**")
+        setting = selection.choose_setting(methods, ("quality",), key=f"on_{task}", phase=task)
+        chosen = selection.rows_under(methods, ("quality",), setting, task)
         shown.append((setting, chosen))
-        st.caption(ui.plain(ui.setting_text(setting)))
+        st.caption(safe.plain(data.setting_text(setting)))
         by_depth = analysis.depths(chosen)
         told_elsewhere = {"", CHANCE, *ABOUT_TRAINING, *by_depth["metric"]}
         for metric in dict.fromkeys(chosen["metric"]):
@@ -86,7 +86,7 @@ def _metric(rows: pd.DataFrame, task: str, metric: str) -> None:
         values,
         title=axis,
         theme=ui.theme(),
-        order=ui.methods_order(),
+        order=data.methods_order(),
         length_title="upper end of the position bucket, tokens" if task == "language_model" else "T, tokens",
         share=metric.startswith("accuracy"),
     )
@@ -106,7 +106,7 @@ def _cards(methods: list[str]) -> None:
     ui.table(table, column_config={"fact": st.column_config.TextColumn("", pinned=True, width="small")})
     with st.container(horizontal=True):
         for name in dict.fromkeys(part.method.name for card in cards.values() for part in card.parts):
-            ui.link("method", ui.plain(name), icon=":material/article:", id=name)
+            ui.link("method", safe.plain(name), icon=":material/article:", id=name)
 
 
 def _facts(combination: Combination) -> dict[str, str]:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from longatlas import catalog
 from longatlas.harness import cells, jobs
-from longatlas_dashboard import job_view, marks, settings, tree, ui, which
+from longatlas_dashboard import data, job_view, marks, safe, settings, tree, ui, which
 
 WAYS = (
     ("taxonomy", "Find a method", "Walk the survey's tree: what each family changes, which papers run here."),
@@ -45,7 +45,7 @@ def _counts() -> None:
     atlas = catalog.load_catalog()
     found = tree.entries(atlas)
     ready = sum(catalog.method_status(method) == "ready" for method in atlas.methods.values())
-    rows, _, measured = ui.ask("counts")
+    rows, _, measured = data.ask("counts")
     facts = (
         ("Papers described", sum(entry.paper is not None for entry in found)),
         ("Methods ready here", ready),
@@ -58,11 +58,11 @@ def _counts() -> None:
 
 def _newest_runs() -> None:
     ui.section("Newest runs")
-    found = jobs.jobs(ui.store(), limit=6)
+    found = jobs.jobs(data.store(), limit=6)
     if not found:
         ui.empty(
             "Nothing has been run from the dashboard yet.",
-            command="" if ui.ask("counts")[0] else "longatlas demo",
+            command="" if data.ask("counts")[0] else "longatlas demo",
             page="" if settings.read().read_only else "run",
             label="Run something small",
         )
@@ -71,7 +71,7 @@ def _newest_runs() -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             ui.link("jobs", f"Job {job.id}", job=job.id)
             job_view.badge(job)
-            st.caption(ui.plain(job_view.words(job)))
+            st.caption(safe.plain(job_view.words(job)))
 
 
 def _machine() -> None:
@@ -81,7 +81,7 @@ def _machine() -> None:
     lines = (
         f"{facts['machine']}, {memory} memory",
         f"Python {facts['python']}, torch {facts['torch']}, longatlas {facts['longatlas']}",
-        f"Store: {ui.store().name}",
+        f"Store: {data.store().name}",
     )
     st.text("\n".join(lines))
 
@@ -90,7 +90,7 @@ def _broken_plugins() -> None:
     broken = [plugin for plugin in catalog.load_catalog().plugins if plugin.error]
     for plugin in broken:
         st.warning(
-            f"Plugin {ui.texts([plugin.name])} is broken and was left out: {ui.plain(plugin.error)}",
+            f"Plugin {safe.texts([plugin.name])} is broken and was left out: {safe.plain(plugin.error)}",
             icon=":material/extension_off:",
         )
 

@@ -11,7 +11,7 @@ import streamlit as st
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis, jobs
 from longatlas.store import Store
-from longatlas_dashboard import charts, job_view, marks, settings, ui
+from longatlas_dashboard import charts, controls, data, job_view, marks, safe, settings, ui
 
 POLL_SECONDS = 2
 
@@ -19,8 +19,8 @@ POLL_SECONDS = 2
 def page() -> None:
     ui.header("Jobs")
     if "queue_error" in st.session_state:
-        st.error(ui.plain(st.session_state.pop("queue_error")), icon=":material/error:")
-    store = ui.store()
+        st.error(safe.plain(st.session_state.pop("queue_error")), icon=":material/error:")
+    store = data.store()
     jobs.keep_going(store)
     found = jobs.jobs(store)
     if not found:
@@ -31,7 +31,7 @@ def page() -> None:
             command="longatlas demo",
         )
         return
-    number = ui.query("job")
+    number = controls.query("job")
     job = _asked(store, number) if number else found[0]
     if any(each.status in jobs.ACTIVE for each in found):
         st.session_state["jobs_seen"] = jobs.pulse(store)
@@ -43,21 +43,21 @@ def page() -> None:
 
 def _asked(store: Store, number: str) -> jobs.Job | None:
     try:
-        wanted = ui.whole_number(number)
+        wanted = safe.whole_number(number)
         if wanted is None:
-            raise LongAtlasError(f"'{ui.cut(number, 40)}' is no job number; choose one from the list below")
+            raise LongAtlasError(f"'{safe.cut(number, 40)}' is no job number; choose one from the list below")
         return jobs.job(store, wanted)
     except LongAtlasError as error:
-        st.error(ui.plain(str(error)), icon=":material/search_off:")
+        st.error(safe.plain(str(error)), icon=":material/search_off:")
         return None
 
 
 def _poll() -> None:
     """Look every two seconds; draw the page again only when something has changed."""
     try:
-        now = jobs.pulse(ui.store())
+        now = jobs.pulse(data.store())
     except Exception as error:
-        st.caption(ui.plain(f"The store cannot be read now ({type(error).__name__}); trying again."))
+        st.caption(safe.plain(f"The store cannot be read now ({type(error).__name__}); trying again."))
         return
     if now != st.session_state.get("jobs_seen"):
         st.rerun()
@@ -83,18 +83,18 @@ def _job(store: Store, job: jobs.Job) -> None:
             m=",".join(job.plan.methods),
         )
     if job.error:
-        st.error(ui.plain(job.error), icon=":material/error:")
+        st.error(safe.plain(job.error), icon=":material/error:")
     share = job.done / job.total if job.total else float(job.status == jobs.DONE)
     now = f"measuring {job.current}" if job.current and job.status == jobs.RUNNING else job.status
     words = [f"{job.done} of {job.total} cells" if job.total else "", now, job_view.left_text(job)]
-    st.progress(min(share, 1.0), ui.plain(" · ".join(word for word in words if word)))
+    st.progress(min(share, 1.0), safe.plain(" · ".join(word for word in words if word)))
     if job.status == jobs.QUEUED:
         st.caption("It starts when the jobs before it have ended: two at a time would disturb each other's timings.")
     _grid(job, grid)
     log, plan = st.tabs(["Log", "Plan"])
     with log:
         path = jobs.log_path(store)
-        st.caption(ui.plain(str(path)))
+        st.caption(safe.plain(str(path)))
         st.code(job_view.log_tail(path) or "nothing yet", language=None, wrap_lines=True)
     with plan:
         st.code(shlex.join(job.plan.to_command()), language=None, wrap_lines=True)
@@ -105,7 +105,7 @@ def _cells(store: Store, job: jobs.Job) -> pd.DataFrame:
     try:
         return job_view.grid(store, job)
     except LongAtlasError as error:
-        st.warning(ui.plain(f"Its cells cannot be listed: {error}"), icon=":material/warning:")
+        st.warning(safe.plain(f"Its cells cannot be listed: {error}"), icon=":material/warning:")
         return pd.DataFrame({"status": []})
 
 
@@ -128,14 +128,14 @@ def _again(job: jobs.Job) -> None:
     """Queue the plan once more: it goes on from the finished cells."""
     made = _change(lambda store: jobs.submit(store, job.plan))
     if made:
-        ui.set_query(job=made.id)
+        controls.set_query(job=made.id)
 
 
 def _retry(number: int) -> None:
     """Queue the plan once more, to measure its failed cells again."""
     made = _change(lambda store: jobs.retry(store, number))
     if made:
-        ui.set_query(job=made.id)
+        controls.set_query(job=made.id)
 
 
 def _change(change: Callable[[Store], jobs.Job]) -> jobs.Job | None:
@@ -143,9 +143,9 @@ def _change(change: Callable[[Store], jobs.Job]) -> jobs.Job | None:
     if settings.read().read_only:
         return None
     try:
-        return change(ui.store())
-    except ui.STORE_ERRORS as error:
-        st.session_state["queue_error"] = ui.error_text(error)
+        return change(data.store())
+    except data.STORE_ERRORS as error:
+        st.session_state["queue_error"] = data.error_text(error)
         return None
 
 
@@ -164,7 +164,7 @@ def _queue(found: list[jobs.Job]) -> None:
     chosen = ui.table(frame, key="queue", on_select="rerun", selection_mode="single-row")
     if chosen.selection.rows:
         number = found[chosen.selection.rows[0]].id
-        if ui.query("job") != str(number):
+        if controls.query("job") != str(number):
             ui.go("jobs", job=number)
 
 

@@ -11,7 +11,7 @@ from longatlas.combination import parse_spec, state_numbers
 from longatlas.flops import Call
 from longatlas.footprint import TABLE, Setting
 from longatlas.harness import analysis, findings
-from longatlas_dashboard import marks, plots, selection, settings, takeaway, ui
+from longatlas_dashboard import controls, data, marks, plots, safe, selection, settings, takeaway, ui
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 BUDGETS = tuple(1 << power for power in range(18, 41))  # 256 KiB to 1 TiB
@@ -20,16 +20,18 @@ PHASES = {"peak_prefill": "prefill", "peak_train": "train", "state": "state"}
 
 def page() -> None:
     ui.header("Memory", "What a method needs at its peak, and what it carries to the next call.")
-    methods = selection.choose("memory")
+    methods = selection.choose_methods("memory")
     if not methods:
         return
-    setting = ui.setting_choice(methods, ("memory",), key="on")
+    setting = selection.choose_setting(methods, ("memory",), key="on")
     if setting is None:
         selection.nothing_measured("memory", methods, "memory")
         _table_1()
         return
-    rows = ui.rows_under(methods, ("memory",), setting, key="impl")
-    st.caption(ui.plain(ui.setting_text(setting)) + ". Live tensors counted at every operation; × is the formula's.")
+    rows = selection.rows_under(methods, ("memory",), setting, key="impl")
+    st.caption(
+        safe.plain(data.setting_text(setting)) + ". Live tensors counted at every operation; × is the formula's."
+    )
     shown = [view for view in plots.BYTES if view.phase in set(rows["phase"])]
     for view in plots.beside(shown):
         _plot(rows, view, setting)
@@ -72,9 +74,9 @@ def _budget(rows: pd.DataFrame) -> None:
         return
     left, right = st.columns([2, 3], vertical_alignment="bottom")
     with left:
-        key = ui.segments("Of", there, key="of", default=there[0], words=lambda name: plots.BY_KEY[name].title)
+        key = controls.segments("Of", there, key="of", default=there[0], words=lambda name: plots.BY_KEY[name].title)
     with right:
-        budget = ui.slid("Budget", BUDGETS, key="budget", default=64 << 20, words=marks.bytes_text)
+        budget = controls.slid("Budget", BUDGETS, key="budget", default=64 << 20, words=marks.bytes_text)
     failed = analysis.failures(rows, "memory", plots.BY_KEY[key].phase)
     found = analysis.largest_that_fits(analysis.measured(rows, *_of(key)), float(budget), failed)
     ui.table(fits_table(found))
@@ -129,7 +131,7 @@ def _table_1() -> None:
         "Numbers kept by each memory: by the paper's formula in its setting (12 layers, 8 heads of 128, N = 2048, "
         "S = 65,000), and in a small one by formula and by walking the state of a decoder.",
     )
-    record = findings.kept(ui.store(), "footprint")
+    record = findings.kept(data.store(), "footprint")
     if not settings.read().read_only and st.button(
         "Measure the small setting" if record is None else "Measure again",
         key="find_footprint",
@@ -137,9 +139,9 @@ def _table_1() -> None:
     ):
         try:
             with st.spinner("Reading past all memory ..."):
-                record = findings.find(ui.store(), "footprint")
-        except ui.STORE_ERRORS as error:
-            st.error(ui.plain(ui.error_text(error)), icon=":material/error:")
+                record = findings.find(data.store(), "footprint")
+        except data.STORE_ERRORS as error:
+            st.error(safe.plain(data.error_text(error)), icon=":material/error:")
     found = {row["name"]: row for row in record["found"]} if record else {}
     paper = Setting()
     lines = []

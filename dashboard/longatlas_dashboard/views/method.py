@@ -15,12 +15,26 @@ from longatlas.combination import as_combination
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis, findings
 from longatlas.measure.influence_map import Influence
-from longatlas_dashboard import charts, job_view, marks, plots, settings, sources, takeaway, tree, ui
+from longatlas_dashboard import (
+    charts,
+    controls,
+    data,
+    job_view,
+    marks,
+    plots,
+    safe,
+    selection,
+    settings,
+    sources,
+    takeaway,
+    tree,
+    ui,
+)
 
 
 def page() -> None:
     atlas = catalog.load_catalog()
-    name = ui.query("id")
+    name = controls.query("id")
     if not name:
         ui.header("Method", "Choose a method to read its page.")
         _chooser(atlas)
@@ -47,11 +61,11 @@ def page() -> None:
 
 def _unknown(atlas: catalog.Catalog, error: LongAtlasError) -> None:
     ui.header("Method")
-    st.error(ui.plain(str(error)), icon=":material/search_off:")
+    st.error(safe.plain(str(error)), icon=":material/search_off:")
     for plugin in atlas.plugins:
         if plugin.error:
             st.warning(
-                f"Plugin {ui.texts([plugin.name])} is broken, so its methods are missing: {ui.plain(plugin.error)}",
+                f"Plugin {safe.texts([plugin.name])} is broken, so its methods are missing: {safe.plain(plugin.error)}",
                 icon=":material/extension_off:",
             )
     _chooser(atlas)
@@ -62,7 +76,7 @@ def _chooser(atlas: catalog.Catalog) -> None:
         "Method",
         list(atlas.methods),
         index=None,
-        format_func=lambda name: ui.cut(f"{name}: {atlas.methods[name].title}"),
+        format_func=lambda name: safe.cut(f"{name}: {atlas.methods[name].title}"),
         placeholder="name or title",
         key="method_choice",
     )
@@ -72,12 +86,12 @@ def _chooser(atlas: catalog.Catalog) -> None:
 
 
 def _head(atlas: catalog.Catalog, method: Method) -> None:
-    st.title(ui.plain(method.title, ui.LINE), anchor=False)
+    st.title(safe.plain(method.title, safe.LINE), anchor=False)
     status = catalog.method_status(method)
     with st.container(horizontal=True, vertical_alignment="center"):
         good = status == "ready"
         st.badge(
-            ui.plain(status),
+            safe.plain(status),
             color="green" if good else "orange",
             icon=":material/check:" if good else ":material/block:",
         )
@@ -86,12 +100,12 @@ def _head(atlas: catalog.Catalog, method: Method) -> None:
             st.badge(f"slot: {slot}", color="blue")
     node = atlas.taxonomy.node(method.family)
     with st.container(horizontal=True, vertical_alignment="center"):
-        ui.link("taxonomy", ui.plain(node.title), icon=":material/account_tree:", node=node.path)
+        ui.link("taxonomy", safe.plain(node.title), icon=":material/account_tree:", node=node.path)
         ui.link("compare", "Compare with vanilla", icon=":material/stacked_line_chart:", m=_beside(method.name))
         if good and not settings.read().read_only:
             ui.link("run", "Run it", icon=":material/play_circle:", m=_beside(method.name))
     for _, remedy in catalog.obstacles(method):
-        st.info(ui.plain(f"To run it here: {remedy}"), icon=":material/build:")
+        st.info(safe.plain(f"To run it here: {remedy}"), icon=":material/build:")
 
 
 def _beside(name: str) -> str:
@@ -156,13 +170,13 @@ def _verified(method: Method) -> None:
     counts = Counter(result["status"] for result in results)
     words = ", ".join(f"{counts[name]} {name}" for name in ("failed", "passed", "declared", "skipped") if counts[name])
     words += f" · took {marks.duration_text(record['seconds'])} · {job_view.age_text(record['at'])}"
-    (st.error if red else st.success)(ui.plain(words), icon=":material/close:" if red else ":material/check:")
+    (st.error if red else st.success)(safe.plain(words), icon=":material/close:" if red else ":material/check:")
     ui.table(pd.DataFrame(results), key="verify_results")
 
 
 def _finding(kind: str, method: Method, label: str, words: str) -> dict[str, Any] | None:
     """What is kept of a kind, or a button that finds it; None while there is nothing to show."""
-    store, combination = ui.store(), as_combination(method)
+    store, combination = data.store(), as_combination(method)
     record = findings.kept(store, kind, combination)
     if settings.read().read_only or catalog.method_status(method) != "ready":
         if record is None:
@@ -175,8 +189,8 @@ def _finding(kind: str, method: Method, label: str, words: str) -> dict[str, Any
         try:
             with st.spinner("Working ..."):
                 record = findings.find(store, kind, combination)
-        except ui.STORE_ERRORS as error:
-            st.error(ui.plain(ui.error_text(error)), icon=":material/error:")
+        except data.STORE_ERRORS as error:
+            st.error(safe.plain(data.error_text(error)), icon=":material/error:")
     return record
 
 
@@ -201,10 +215,10 @@ def _options(method: Method) -> None:
 def _cost(method: Method) -> None:
     ui.section("Cost claimed")
     time, state = st.columns(2)
-    time.metric("Time of a prefill", ui.plain(method.cost.time, ui.LINE))
-    state.metric("State after T tokens", ui.plain(method.cost.state, ui.LINE))
+    time.metric("Time of a prefill", safe.plain(method.cost.time, safe.LINE))
+    state.metric("State after T tokens", safe.plain(method.cost.state, safe.LINE))
     st.caption("T tokens, W window, N segment length, M memory length, C chunk. Fitted growth stands below.")
-    st.caption(f"Implementations: {ui.texts(method.impls)} on {ui.texts(method.devices)}")
+    st.caption(f"Implementations: {safe.texts(method.impls)} on {safe.texts(method.devices)}")
 
 
 def _paper(atlas: catalog.Catalog, method: Method) -> None:
@@ -212,15 +226,15 @@ def _paper(atlas: catalog.Catalog, method: Method) -> None:
     paper = tree.by_arxiv(atlas, method)
     if paper is None:
         address = f"https://arxiv.org/abs/{method.paper}" if method.paper[:4].isdigit() else method.paper
-        if ui.web_address(address):
-            st.link_button(ui.plain(method.paper, ui.LINE), address, icon=":material/open_in_new:")
+        if safe.web_address(address):
+            st.link_button(safe.plain(method.paper, safe.LINE), address, icon=":material/open_in_new:")
         else:
             st.caption("No paper is named on the card.")
         return
     st.text(f"{paper.title}\n{paper.first_author} and others, {paper.year}")
     with st.container(horizontal=True):
         st.link_button(f"arXiv {paper.arxiv}" if paper.arxiv else "Paper", paper.address, icon=":material/open_in_new:")
-        if ui.web_address(paper.code):
+        if safe.web_address(paper.code):
             st.link_button("Authors' code", paper.code, icon=":material/code:")
     with st.expander("BibTeX"):
         st.code(tree.bibtex(method.name, paper), language=None, wrap_lines=True)
@@ -228,16 +242,16 @@ def _paper(atlas: catalog.Catalog, method: Method) -> None:
 
 def _measured(method: Method) -> None:
     ui.section("Measured")
-    specs = [spec for spec in ui.measured()["method"] if re.split(r"[:+]", spec)[0] == method.name]
-    setting = ui.setting_choice(specs, analysis.SHAPED, key="on")
+    specs = [spec for spec in data.measured()["method"] if re.split(r"[:+]", spec)[0] == method.name]
+    setting = selection.choose_setting(specs, analysis.SHAPED, key="on")
     if setting is None:
         ui.empty(
             "Nothing has been measured for this method yet.",
             command=f"longatlas run --methods {_beside(method.name)} --lengths 512,1024,2048",
         )
         return
-    st.caption(ui.plain(ui.setting_text(setting)))
-    chosen = ui.rows_under(specs, analysis.SHAPED, setting, key="impl")
+    st.caption(safe.plain(data.setting_text(setting)))
+    chosen = selection.rows_under(specs, analysis.SHAPED, setting, key="impl")
     plots.all_views(chosen, key="method")
     ui.table(plots.growth_table(chosen))
     takeaway.of_view(specs, [(setting, chosen)], key="method")
@@ -249,7 +263,7 @@ def _source(method: Method) -> None:
     if not files:
         st.caption("Its builders come from no file.")
         return
-    for tab, text in zip(st.tabs([ui.plain(name) for name in files]), files.values(), strict=True):
+    for tab, text in zip(st.tabs([safe.plain(name) for name in files]), files.values(), strict=True):
         tab.code(text, language="python", line_numbers=True, wrap_lines=True)
 
 

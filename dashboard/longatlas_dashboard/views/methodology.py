@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from longatlas import catalog
-from longatlas_dashboard import marks, ui
+from longatlas_dashboard import marks, safe, ui
 
 SECTIONS = {
     "Cells": """
@@ -132,7 +132,7 @@ def _tasks() -> None:
     if tasks:
         ui.section("Tasks")
     for task in tasks.values():
-        with st.expander(ui.plain(task.title)):
+        with st.expander(safe.plain(task.title)):
             st.text(task.summary)
             if task.example:
                 st.code(task.example, language=None, wrap_lines=True)

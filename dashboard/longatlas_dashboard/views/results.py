@@ -17,7 +17,7 @@ from longatlas.compare.sides import side_of
 from longatlas.errors import LongAtlasError
 from longatlas.store import queries
 from longatlas.store.transfer import import_rows
-from longatlas_dashboard import settings, takeaway, ui, uploads
+from longatlas_dashboard import controls, data, safe, settings, takeaway, ui, uploads
 
 FILTERS = {"m": "method", "w": "measure", "p": "phase", "l": "level", "s": "status", "d": "device", "y": "dtype"}
 FIRST = ["method", "measure", "phase", "T", "metric", "value", "unit", "low", "high", "status", "reason"]
@@ -26,7 +26,7 @@ MOST = 200_000  # rows that a download holds; `longatlas results export` writes 
 
 def page() -> None:
     ui.header("Results", "One line per measured value; a cell that failed is a line too.")
-    total = ui.ask("counts")[0]
+    total = data.ask("counts")[0]
     if not total:
         ui.empty(
             "The store is empty: nothing has been measured yet.",
@@ -52,13 +52,13 @@ def _rows(total: int) -> None:
             help="Methods that have a number wherever any method of the same setting, measure and level has a cell.",
         )
     which: dict[str, Any] = {"latest": newest, "complete": complete}
-    found = queries.count(ui.store(), chosen, **which)
-    st.caption(f"{found:,} of {total:,} rows · {ui.plain(ui.store().name)}")
+    found = queries.count(data.store(), chosen, **which)
+    st.caption(f"{found:,} of {total:,} rows · {safe.plain(data.store().name)}")
     if not found:
         ui.empty("No row matches. Take out a filter.")
         return
     number = _page_number(found)
-    shown = queries.page(ui.store(), chosen, **which, number=number)
+    shown = queries.page(data.store(), chosen, **which, number=number)
     ui.table(
         flatten(shown),
         height=560,
@@ -72,7 +72,7 @@ def _filters() -> dict[str, list[str]]:
     chosen = {}
     for number, (key, name) in enumerate(FILTERS.items()):
         with places[number % 4]:
-            options = ui.ask("values", name)
+            options = data.ask("values", name)
             chosen[name] = st.multiselect(name, options, key=key, bind="query-params", placeholder="all")
     return chosen
 
@@ -100,7 +100,7 @@ def _downloads(chosen: dict[str, list[str]], which: dict[str, Any], found: int) 
     if found > MOST:
         st.caption(f"More than {MOST:,} rows: filter them, or write them all with `longatlas results export`.")
         return
-    takeaway.downloads(lambda: queries.page(ui.store(), chosen, **which, size=found, samples=True), key="rows")
+    takeaway.downloads(lambda: queries.page(data.store(), chosen, **which, size=found, samples=True), key="rows")
     st.code("longatlas results export rows.parquet", language=None)
 
 
@@ -109,18 +109,18 @@ def _two_runs() -> None:
     ui.section("Two runs compared", "What changed; a difference inside the intervals is not called one.")
     if not st.toggle("Compare two runs", key="two", value=False, bind="query-params"):
         return
-    runs = ui.ask("runs")
+    runs = data.ask("runs")
     names = [_run_name(run) for run in runs.to_dict("records")]
     sides = [*range(len(runs)), SHIPPED]
     words = [*names, "the baseline that is shipped"]
     texts = [*(f"{run['start']:.0f}" for run in runs.to_dict("records")), SHIPPED]
     left, right = st.columns(2)
     with left:
-        before = ui.selected(
+        before = controls.selected(
             "Baseline", range(len(sides)), key="a", default=1, words=words.__getitem__, name=texts.__getitem__
         )
     with right:
-        after = ui.selected(
+        after = controls.selected(
             "Candidate", range(len(runs)), key="b", default=0, words=names.__getitem__, name=texts.__getitem__
         )
     if before == after:
@@ -130,12 +130,12 @@ def _two_runs() -> None:
         baseline = load_side(SHIPPED) if sides[before] == SHIPPED else _side(runs, before)
         found = compare(baseline, _side(runs, after))
     except LongAtlasError as error:
-        st.info(ui.plain(str(error)), icon=":material/compare_arrows:")
+        st.info(safe.plain(str(error)), icon=":material/compare_arrows:")
         return
     if found.across:
         st.caption("Different machines: values are ratios to vanilla on each.")
     counts = Counter(line.verdict for line in found.lines)
-    st.markdown(ui.plain(", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())))
+    st.markdown(safe.plain(", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())))
     changed = [line for line in found.lines if line.verdict != SAME]
     if changed:
         frame = pd.DataFrame([line.as_dict() for line in changed])
@@ -146,12 +146,12 @@ def _two_runs() -> None:
 def _run_name(run: dict[str, Any]) -> str:
     when = datetime.fromtimestamp(run["start"], UTC)
     source = f"from {run['origin']}" if run["origin"] else "measured here"
-    return ui.cut(f"{when:%Y-%m-%d %H:%M} UTC, {run['cells']} cells, {source}")
+    return safe.cut(f"{when:%Y-%m-%d %H:%M} UTC, {run['cells']} cells, {source}")
 
 
 def _side(runs: pd.DataFrame, place: int) -> Side:
     run = runs.iloc[place]
-    rows = ui.ask("rows_of_run", str(run["origin"]), float(run["start"]), float(run["end"]))
+    rows = data.ask("rows_of_run", str(run["origin"]), float(run["start"]), float(run["end"]))
     return side_of(_run_name(run.to_dict()), newest_of(rows))
 
 
@@ -164,35 +164,35 @@ def _import() -> None:
         st.caption("This dashboard is read-only: nothing is imported.")
         return
     if "imported" in st.session_state:
-        st.success(ui.plain(st.session_state.pop("imported")), icon=":material/check:")
+        st.success(safe.plain(st.session_state.pop("imported")), icon=":material/check:")
     if "import_error" in st.session_state:
-        st.error(ui.plain(st.session_state.pop("import_error")), icon=":material/error:")
+        st.error(safe.plain(st.session_state.pop("import_error")), icon=":material/error:")
     file = st.file_uploader("CSV, JSON or Parquet, 5 MB at most", type=["csv", "json", "parquet"], key="upload")
     if file is None:
         return
     try:
         rows = uploads.rows(file.name, file.getvalue())
     except LongAtlasError as error:
-        st.error(ui.plain(str(error)), icon=":material/error:")
+        st.error(safe.plain(str(error)), icon=":material/error:")
         return
     machines = list(dict.fromkeys(row["machine"] for row in rows))
     cells = len({row["cell"] for row in rows})
     methods = list(dict.fromkeys(row["method"] for row in rows))
     st.markdown(
-        f"{len(rows):,} rows of {cells:,} cells, measured on {ui.texts(machines[:5])}: {ui.texts(methods[:20])}"
+        f"{len(rows):,} rows of {cells:,} cells, measured on {safe.texts(machines[:5])}: {safe.texts(methods[:20])}"
     )
-    st.button("Import", type="primary", on_click=_take, args=(rows, ui.cut(file.name, 80)), key="import")
+    st.button("Import", type="primary", on_click=_take, args=(rows, safe.cut(file.name, 80)), key="import")
 
 
 def _take(rows: list[dict[str, Any]], name: str) -> None:
     try:
         if settings.read().read_only:
             raise LongAtlasError("this dashboard is read-only; start it without --read-only to import")
-        done = import_rows(ui.store(), rows, name)
+        done = import_rows(data.store(), rows, name)
         known = f"; {done.known} cells were there already" if done.known else ""
         st.session_state["imported"] = f"{name}: {done.rows} rows of {done.cells} cells imported{known}"
-    except ui.STORE_ERRORS as error:
-        st.session_state["import_error"] = ui.error_text(error)
+    except data.STORE_ERRORS as error:
+        st.session_state["import_error"] = data.error_text(error)
 
 
 page()

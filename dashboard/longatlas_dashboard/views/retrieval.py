@@ -10,7 +10,7 @@ import streamlit as st
 from longatlas import catalog
 from longatlas.harness import analysis
 from longatlas.tasks.cards import CHANCE, LANGUAGE_MODEL
-from longatlas_dashboard import charts, marks, plots, selection, takeaway, ui
+from longatlas_dashboard import charts, controls, data, marks, plots, safe, selection, takeaway, ui
 
 METRIC = "accuracy"
 SHARES = tuple(n / 20 for n in range(2, 21))
@@ -18,16 +18,16 @@ SHARES = tuple(n / 20 for n in range(2, 21))
 
 def page() -> None:
     ui.header("Retrieval", "Tasks that ask for something said before: accuracy by length, and by depth in the text.")
-    methods = selection.choose("retrieval")
+    methods = selection.choose_methods("retrieval")
     if not methods:
         return
-    tasks = [task for task in ui.ask("tasks", tuple(methods)) if _asks(task, methods)]
+    tasks = [task for task in data.ask("tasks", tuple(methods)) if _asks(task, methods)]
     if not tasks:
         selection.nothing_measured("retrieval", methods, "quality", tasks="passkey", preset="quick")
         return
-    task = ui.segments("Task", tasks, key="task", default=tasks[0], words=title_of)
-    setting = ui.setting_choice(methods, ("quality",), key="on", phase=task)
-    rows = ui.rows_under(methods, ("quality",), setting, task)
+    task = controls.segments("Task", tasks, key="task", default=tasks[0], words=title_of)
+    setting = selection.choose_setting(methods, ("quality",), key="on", phase=task)
+    rows = selection.rows_under(methods, ("quality",), setting, task)
     _about(task, setting, rows)
     _accuracy(task, rows)
     depth_maps(rows, task, key="retrieval")
@@ -37,15 +37,15 @@ def page() -> None:
 
 def _asks(task: str, methods: list[str]) -> bool:
     """Whether a task has answers that are right or wrong; one that has only failed cells may have."""
-    settings = ui.ask("settings", tuple(methods), ("quality",), task)
-    rows = pd.concat(ui.rows_under(methods, ("quality",), setting, task) for _, setting in settings.iterrows())
+    settings = data.ask("settings", tuple(methods), ("quality",), task)
+    rows = pd.concat(selection.rows_under(methods, ("quality",), setting, task) for _, setting in settings.iterrows())
     only_failed = task != LANGUAGE_MODEL.name and not (rows["status"] == "ok").any()
     return only_failed or bool((rows["metric"] == METRIC).any())
 
 
 def title_of(task: str) -> str:
     known = catalog.load_catalog().tasks.get(task)
-    return ui.cut(known.title if known else task)
+    return safe.cut(known.title if known else task)
 
 
 def _about(task: str, setting: Any, rows: pd.DataFrame) -> None:
@@ -54,7 +54,7 @@ def _about(task: str, setting: Any, rows: pd.DataFrame) -> None:
         st.text(known.summary)
     chance = rows.loc[rows["metric"] == CHANCE, "value"]
     guess = f" Guessing gives {chance.iloc[0]:.1%}." if len(chance) else ""
-    st.caption(ui.plain(ui.setting_text(setting)) + "." + guess)
+    st.caption(safe.plain(data.setting_text(setting)) + "." + guess)
 
 
 def _accuracy(task: str, rows: pd.DataFrame) -> None:
@@ -62,12 +62,14 @@ def _accuracy(task: str, rows: pd.DataFrame) -> None:
     if values.empty:
         ui.empty("Every cell of this task failed; the table below tells why. Jobs can try them again.")
         return
-    threshold = ui.slid("Holds while accuracy is at least", SHARES, key="hold", default=0.9, words="{:.0%}".format)
+    threshold = controls.slid(
+        "Holds while accuracy is at least", SHARES, key="hold", default=0.9, words="{:.0%}".format
+    )
     held = analysis.effective_lengths(values, threshold)
     left, right = st.columns([3, 2], gap="large")
     with left:
         made = charts.buckets(
-            values, title="accuracy, higher is better", theme=ui.theme(), order=ui.methods_order(), share=True
+            values, title="accuracy, higher is better", theme=ui.theme(), order=data.methods_order(), share=True
         )
         told = "; ".join(
             f"{row.method} holds {'nowhere' if pd.isna(row.effective_T) else f'up to T = {row.effective_T}'}"
@@ -93,14 +95,14 @@ def depth_maps(rows: pd.DataFrame, task: str, *, key: str) -> None:
     if by_depth.empty:
         return
     ui.section("By depth", "Depth 0 is the beginning of the text. The colour scale is the same for all: 0 to 100%.")
-    names = ui.names_with_rows(by_depth)[: plots.AT_MOST]
+    names = data.names_with_rows(by_depth)[: plots.AT_MOST]
     for first in range(0, len(names), 3):
         for column, name in zip(st.columns(3), names[first : first + 3], strict=False):
             own = by_depth[by_depth["method"] == name]
             worst = own.loc[own["value"].idxmin()]
             about = f"{task}, {name}: accuracy by depth and T; the least is {worst['value']:.0%} at depth "
             with column:
-                st.caption(ui.plain(f"{name}, {int(own['n'].max())} trials a cell"))
+                st.caption(safe.plain(f"{name}, {int(own['n'].max())} trials a cell"))
                 ui.chart(
                     charts.depth_map(own, theme=ui.theme()),
                     alt_text=f"{about}{worst['depth']}, T = {worst['T']}. All values are in the table Values.",

@@ -10,7 +10,7 @@ from longatlas.errors import LongAtlasError
 from longatlas.harness import cells, jobs
 from longatlas.harness.estimating import estimate
 from longatlas.harness.plan import KEYS, Plan
-from longatlas_dashboard import form, marks, plots, settings, takeaway, ui
+from longatlas_dashboard import controls, data, form, marks, plots, safe, settings, takeaway, ui
 
 # URL parameter -> key of the plan: short and stable.
 URL_KEYS = {"m": "methods", "w": "measure", "p": "phases", "l": "levels", "t": "lengths", "q": "tasks", "z": "preset"}
@@ -22,7 +22,7 @@ def page() -> None:
         ui.empty("This dashboard is read-only. Start it without `--read-only` to run something.")
         return
     if "submit_error" in st.session_state:
-        st.error(ui.plain(st.session_state.pop("submit_error")), icon=":material/error:")
+        st.error(safe.plain(st.session_state.pop("submit_error")), icon=":material/error:")
     if "submitted_job" in st.session_state:
         ui.go("jobs", job=st.session_state.pop("submitted_job"))
     made = form.draw(_from_url())
@@ -38,7 +38,7 @@ def page() -> None:
 def _from_url() -> dict[str, Any]:
     found: dict[str, Any] = {"methods": ("vanilla",)}
     for short, key in URL_KEYS.items():
-        values = ui.query_list(short)
+        values = controls.query_list(short)
         if not values:
             continue
         if key == "lengths":
@@ -55,7 +55,7 @@ def _to_url(plan: Plan) -> None:
         value = getattr(plan, key)
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
         texts[short] = "" if value == defaults[key] else text
-    ui.set_query(**texts)
+    controls.set_query(**texts)
 
 
 def _submit(made: form.Form, plan: Plan) -> None:
@@ -63,10 +63,10 @@ def _submit(made: form.Form, plan: Plan) -> None:
         wanted = cells.expand(plan)
     except LongAtlasError as error:
         key = "corpus" if str(error).startswith("corpus") else "methods"
-        made.places[key].error(ui.plain(str(error)), icon=":material/error:")
+        made.places[key].error(safe.plain(str(error)), icon=":material/error:")
         st.button("Start", disabled=True, type="primary", key="start")
         return
-    done = ui.store().finished((cell.key for cell in wanted), timeout=plan.timeout)
+    done = data.store().finished((cell.key for cell in wanted), timeout=plan.timeout)
     missing = [cell for cell in wanted if cell.key not in done]
     left = len(missing)
     columns = st.columns(5)
@@ -74,7 +74,7 @@ def _submit(made: form.Form, plan: Plan) -> None:
     columns[1].metric("Finished already", len(wanted) - left)
     columns[2].metric("To measure", left)
     fits = _estimate(plan, missing, columns[3:])
-    waiting = [job for job in jobs.jobs(ui.store()) if job.status in jobs.ACTIVE]
+    waiting = [job for job in jobs.jobs(data.store()) if job.status in jobs.ACTIVE]
     if waiting:
         count = len(waiting)
         st.caption(f"{count} job{'s' * (count > 1)} before it in the queue; one runs at a time.")
@@ -95,7 +95,7 @@ def _estimate(plan: Plan, missing: list[cells.Cell], columns: list[Any]) -> bool
     """Show what it would take; whether all of it can fit into memory."""
     if not missing:
         return True
-    found = estimate(ui.store(), plan, missing)
+    found = estimate(data.store(), plan, missing)
     columns[0].metric("Time, about", marks.duration_text(found.seconds))
     columns[1].metric("Peak memory, about", "not known" if found.peak is None else marks.bytes_text(found.peak))
     basis = f"{found.guessed} of {len(missing)} cells have nothing like them in the store: a rule of thumb stands in."
@@ -104,7 +104,7 @@ def _estimate(plan: Plan, missing: list[cells.Cell], columns: list[Any]) -> bool
     if not found.too_large:
         return True
     st.error(
-        f"It cannot fit: {ui.texts(found.too_large[:5])} would need up to {marks.bytes_text(found.peak or 0)}, and a "
+        f"It cannot fit: {safe.texts(found.too_large[:5])} would need up to {marks.bytes_text(found.peak or 0)}, and a "
         f"worker may take {marks.bytes_text(found.limit)}. Leave out the longest T or the method, or raise memory_gib.",
         icon=":material/memory:",
     )
@@ -116,9 +116,9 @@ def _start(plan: Plan) -> None:
     try:
         if settings.read().read_only:
             raise LongAtlasError("this dashboard is read-only; start it without --read-only to run something")
-        st.session_state["submitted_job"] = jobs.submit(ui.store(), plan).id
-    except ui.STORE_ERRORS as error:
-        st.session_state["submit_error"] = ui.error_text(error)
+        st.session_state["submitted_job"] = jobs.submit(data.store(), plan).id
+    except data.STORE_ERRORS as error:
+        st.session_state["submit_error"] = data.error_text(error)
 
 
 def _same_plan(plan: Plan) -> None:

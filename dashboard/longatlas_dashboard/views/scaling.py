@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from longatlas.harness import analysis
-from longatlas_dashboard import charts, plots, selection, takeaway, ui
+from longatlas_dashboard import charts, controls, data, plots, safe, selection, takeaway, ui
 from longatlas_dashboard.plots import BASELINE
 
 UNITS = {"ms": "ms", "rate": "tokens/s", "ratio": f"× {BASELINE}"}
@@ -19,16 +19,16 @@ SHARES = {"compute_share": "share of the peak product rate", "bandwidth_share": 
 
 def page() -> None:
     ui.header("Scaling", "Time against length, both axes logarithmic: medians with 95% intervals.")
-    methods = selection.choose("scaling")
+    methods = selection.choose_methods("scaling")
     if not methods:
         return
-    setting = ui.setting_choice(methods, ("speed",), key="on")
+    setting = selection.choose_setting(methods, ("speed",), key="on")
     if setting is None:
         selection.nothing_measured("time", methods, "speed")
         return
-    rows = ui.rows_under(methods, ("speed",), setting, key="impl")
+    rows = selection.rows_under(methods, ("speed",), setting, key="impl")
     phases, unit, slopes = _controls(rows)
-    st.caption(ui.plain(ui.setting_text(setting)) + ". " + plots.repeats(rows) + " A cross is a cell that failed.")
+    st.caption(safe.plain(data.setting_text(setting)) + ". " + plots.repeats(rows) + " A cross is a cell that failed.")
     shown = [view for view in plots.TIMES if view.phase in phases]
     for view in plots.beside(shown):
         _plot(rows, view, unit, slopes)
@@ -42,8 +42,8 @@ def _controls(rows: pd.DataFrame) -> tuple[list[str], str, bool]:
     """Phases, unit and whether slopes are drawn."""
     there = [view.phase for view in plots.TIMES if (rows["phase"] == view.phase).any()]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        phases = ui.several("Phases", there, key="p", default=there)
-        unit = ui.segments("Shown as", list(UNITS), key="u", default="ms", words=UNITS.__getitem__)
+        phases = controls.several("Phases", there, key="p", default=there)
+        unit = controls.segments("Shown as", list(UNITS), key="u", default="ms", words=UNITS.__getitem__)
         slopes = st.toggle("Reference slopes", value=True, key="slopes", bind="query-params")
     return phases or there, unit, slopes
 
@@ -83,14 +83,14 @@ def _shares(rows: pd.DataFrame) -> None:
     phases = [
         phase for phase in ("prefill", "train", "decode") if any((f["phase"] == phase).any() for f in found.values())
     ]
-    phase = ui.segments("Phase", phases, key="roof", default=phases[0])
+    phase = controls.segments("Phase", phases, key="roof", default=phases[0])
     for column, (name, title) in zip(st.columns(2, gap="large"), SHARES.items(), strict=True):
         own = analysis.measured(found[name], name, phase)
         if own.empty:
             continue
         with column:
             st.markdown(f"**{title}**")
-            made = charts.buckets(own, title=title, theme=ui.theme(), order=ui.methods_order(), share=True)
+            made = charts.buckets(own, title=title, theme=ui.theme(), order=data.methods_order(), share=True)
             best = own.loc[own["value"].idxmax()]
             about = f"{title} against T, {phase}: at most {best['value']:.0%}, {best['method']} at T = {best['T']}."
             ui.chart(made, alt_text=f"{about} The numbers are in the table Values.", key=f"roof_{name}")

@@ -9,7 +9,7 @@ import streamlit as st
 from longatlas import catalog
 from longatlas.errors import LongAtlasError
 from longatlas.taxonomy import Node, Section
-from longatlas_dashboard import charts, tree, ui
+from longatlas_dashboard import charts, controls, safe, tree, ui
 
 PAGE_SIZE = 24
 _BADGES = {
@@ -31,12 +31,12 @@ def page() -> None:
         "Numbers count what runs here.",
     )
     if "node_clicked" in st.session_state:
-        ui.set_query(node=st.session_state.pop("node_clicked"))
-    path = ui.query("node")
+        controls.set_query(node=st.session_state.pop("node_clicked"))
+    path = controls.query("node")
     try:
         node = atlas.taxonomy.node(path) if path else None
     except LongAtlasError as error:
-        st.error(ui.plain(str(error)), icon=":material/search_off:")
+        st.error(safe.plain(str(error)), icon=":material/search_off:")
         path, node = "", None
     picture, text, evaluation, toolkits = st.tabs(["Map", "Text tree", "Evaluation", "Toolkits"])
     with picture:
@@ -70,7 +70,7 @@ def _chapter(chapter: Section, key: str) -> None:
     st.text(chapter.summary)
     table = tree.resource_frame(chapter)
     kinds = list(dict.fromkeys(table["kind"]))
-    chosen = ui.several("Kinds", kinds, key=key)
+    chosen = controls.several("Kinds", kinds, key=key)
     shown = table[table["kind"].isin(chosen or kinds)].dropna(axis="columns", how="all")
     address = st.column_config.LinkColumn("address", display_text="open")
     ui.table(shown, height=420, column_config={"address": address})
@@ -83,7 +83,7 @@ def _branch(node: Node, found: list[tree.Entry]) -> None:
     with st.container(horizontal=True, gap="small"):
         if depth:
             st.space(28 * depth)
-        ui.link("taxonomy", f"{ui.plain(node.title)}  ({ready} of {len(inside)})", node=node.path)
+        ui.link("taxonomy", f"{safe.plain(node.title)}  ({ready} of {len(inside)})", node=node.path)
     for child in node.children:
         _branch(child, found)
 
@@ -92,13 +92,13 @@ def _node(node: Node | None) -> None:
     if node is None:
         ui.section("The whole tree", "Choose a node in the map to narrow the list below.")
         return
-    ui.section(ui.plain(node.title))
+    ui.section(safe.plain(node.title))
     steps = node.path.split("/")
     with st.container(horizontal=True, vertical_alignment="center"):
         ui.link("taxonomy", "Whole tree", icon=":material/account_tree:")
         for count in range(1, len(steps)):
             above = catalog.load_catalog().taxonomy.node("/".join(steps[:count]))
-            ui.link("taxonomy", ui.plain(above.title), icon=":material/chevron_right:", node=above.path)
+            ui.link("taxonomy", safe.plain(above.title), icon=":material/chevron_right:", node=above.path)
     st.text(node.summary)
     st.caption(f"Changes the decoder's `{node.module}` · path `{node.path}`")
 
@@ -107,12 +107,12 @@ def _list(found: list[tree.Entry]) -> None:
     left, right = st.columns([2, 3], vertical_alignment="bottom")
     words = left.text_input("Search", key="q", bind="query-params", placeholder="name, title, author, year")
     with right:
-        statuses = ui.several("Status", tree.PAPER_STATUSES, key="s")
+        statuses = controls.several("Status", tree.PAPER_STATUSES, key="s")
     left, right = st.columns([2, 3], vertical_alignment="bottom")
     with right:
-        parts = ui.several("Changes the decoder's", list(dict.fromkeys(e.node.module for e in found)), key="part")
+        parts = controls.several("Changes the decoder's", list(dict.fromkeys(e.node.module for e in found)), key="part")
     with left:
-        look = ui.segments("Show as", ("cards", "table"), key="as", default="cards")
+        look = controls.segments("Show as", ("cards", "table"), key="as", default="cards")
     shown = [e for e in tree.matching(found, words or "", statuses) if not parts or e.node.module in parts]
     if not shown:
         ui.empty("No paper or method here matches. Clear the search or the status.")
@@ -126,7 +126,7 @@ def _list(found: list[tree.Entry]) -> None:
     pages = (len(shown) + PAGE_SIZE - 1) // PAGE_SIZE
     number = 1
     if pages > 1:
-        number = ui.segments("Page", range(1, pages + 1), key="page", default=1)
+        number = controls.segments("Page", range(1, pages + 1), key="page", default=1)
     start = (min(number, pages) - 1) * PAGE_SIZE
     _cards(shown[start : start + PAGE_SIZE])
 
@@ -154,19 +154,19 @@ def _card(entry: tree.Entry) -> None:
     colour, icon = _BADGES[entry.status]
     with st.container(horizontal=True, vertical_alignment="center"):
         if entry.method:
-            ui.link("method", f"**{ui.plain(entry.name, ui.LINE)}**", id=entry.method.name)
+            ui.link("method", f"**{safe.plain(entry.name, safe.LINE)}**", id=entry.method.name)
         else:
-            st.markdown(f"**{ui.plain(entry.name)}**")
+            st.markdown(f"**{safe.plain(entry.name)}**")
         st.badge(entry.status, color=colour, icon=f":material/{icon}:")
     if entry.paper:
         st.text(entry.paper.title)
-        address = ui.web_address(entry.paper.address)
+        address = safe.web_address(entry.paper.address)
         source = f"[{'arXiv ' + entry.paper.arxiv if entry.paper.arxiv else 'paper'}]({address})" if address else ""
-        code = f" · [code]({entry.paper.code})" if ui.web_address(entry.paper.code) else ""
-        st.caption(f"{ui.plain(entry.paper.first_author)}, {entry.paper.year} · {source}{code}")
+        code = f" · [code]({entry.paper.code})" if safe.web_address(entry.paper.code) else ""
+        st.caption(f"{safe.plain(entry.paper.first_author)}, {entry.paper.year} · {source}{code}")
     elif entry.method:
-        st.text(ui.cut(entry.method.summary, 400))
-    st.caption(ui.plain(entry.node.title))
+        st.text(safe.cut(entry.method.summary, 400))
+    st.caption(safe.plain(entry.node.title))
 
 
 page()

@@ -10,7 +10,7 @@ import streamlit as st
 
 from longatlas import catalog
 from longatlas.harness import analysis
-from longatlas_dashboard import charts, marks, plots, selection, takeaway, ui
+from longatlas_dashboard import charts, controls, data, marks, plots, safe, selection, takeaway, ui
 
 COSTS = {
     "prefill": plots.BY_KEY["prefill"],
@@ -35,14 +35,14 @@ class Quality:
 
 def page() -> None:
     ui.header("Trade-off", "What a method costs against how well it does, each point one method with its options.")
-    methods = selection.choose("trade_off")
+    methods = selection.choose_methods("trade_off")
     if not methods:
         return
-    setting = ui.setting_choice(methods, analysis.SHAPED, key="on", label="Cost measured on")
+    setting = selection.choose_setting(methods, analysis.SHAPED, key="on", label="Cost measured on")
     if setting is None:
         selection.nothing_measured("time or memory", methods, "speed,memory,quality")
         return
-    shaped = ui.rows_under(methods, analysis.SHAPED, setting, key="impl")
+    shaped = selection.rows_under(methods, analysis.SHAPED, setting, key="impl")
     quality = _quality(methods)
     if quality is None:
         selection.nothing_measured("quality", methods, "quality", tasks=TASK, preset="quick")
@@ -64,16 +64,18 @@ def page() -> None:
 
 def _quality(methods: list[str]) -> Quality | None:
     """Let the reader choose a task and its setting; its rows of bits per byte or of accuracy."""
-    tasks = ui.ask("tasks", tuple(methods))
+    tasks = data.ask("tasks", tuple(methods))
     if not tasks:
         return None
     first = TASK if TASK in tasks else tasks[0]
     left, right = st.columns([2, 3], vertical_alignment="bottom")
     with left:
-        task = ui.selected("Quality in", tasks, key="task", default=first, words=_title)
+        task = controls.selected("Quality in", tasks, key="task", default=first, words=_title)
     with right:
-        setting = ui.setting_choice(methods, ("quality",), key="on_quality", phase=task, label="Quality measured on")
-    rows = ui.rows_under(methods, ("quality",), setting, task)
+        setting = selection.choose_setting(
+            methods, ("quality",), key="on_quality", phase=task, label="Quality measured on"
+        )
+    rows = selection.rows_under(methods, ("quality",), setting, task)
     metric = "bits_per_byte" if (rows["metric"] == "bits_per_byte").any() else "accuracy"
     words = "bits per byte" if metric == "bits_per_byte" else "accuracy"
     return Quality(task, setting, analysis.measured(rows, metric), words, metric == "bits_per_byte")
@@ -81,17 +83,17 @@ def _quality(methods: list[str]) -> Quality | None:
 
 def _title(task: str) -> str:
     known = catalog.load_catalog().tasks.get(task)
-    return ui.cut(known.title if known else task)
+    return safe.cut(known.title if known else task)
 
 
 def _controls(shaped: pd.DataFrame, quality: Quality) -> tuple[plots.View, int | None, int | None]:
-    key = ui.segments("Cost", list(COSTS), key="cost", default="prefill", words=lambda name: COSTS[name].title)
+    key = controls.segments("Cost", list(COSTS), key="cost", default="prefill", words=lambda name: COSTS[name].title)
     view = COSTS[key]
     lengths = sorted({int(length) for length in analysis.measured(shaped, view.metric, view.phase)["T"]})
     buckets = sorted({int(length) for length in quality.rows["T"]})
     with st.container(horizontal=True):
-        length = ui.segments("Cost at T", lengths, key="at", words=marks.length_text)
-        upto = ui.segments("Quality up to T", buckets, key="upto", words=marks.length_text)
+        length = controls.segments("Cost at T", lengths, key="at", words=marks.length_text)
+        upto = controls.segments("Quality up to T", buckets, key="upto", words=marks.length_text)
     if length is None or upto is None:
         st.caption("Where none is chosen: the longest T that all have for the cost, the shortest for the quality.")
     return view, length, upto
@@ -108,7 +110,7 @@ def _draw(points: pd.DataFrame, view: plots.View, quality: Quality) -> None:
         quality_title=f"{quality.title} {'up to' if quality.less else 'at'} T = {upto}",
         unit=view.unit,
         theme=ui.theme(),
-        order=ui.methods_order(),
+        order=data.methods_order(),
         quality_less=quality.less,
     )
     corner = "Lower left" if quality.less else "Upper left"
