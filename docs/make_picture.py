@@ -16,8 +16,8 @@ from longatlas.harness import analysis
 from longatlas.harness.demo import demo_plan
 from longatlas.store import Store
 from longatlas_dashboard import charts
-from longatlas_dashboard.theme import LIGHT
 from longatlas_dashboard.data import methods_order
+from longatlas_dashboard.theme import LIGHT
 
 SHOWN = (
     "vanilla",
