@@ -6,7 +6,7 @@ change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -47,7 +47,13 @@ def segments(
     start = _asked_for(key, options, name, default)
     required = default is not None
     chosen = st.segmented_control(
-        label, options, default=start, required=required, format_func=lambda value: ink(words(value)), key=key
+        label,
+        options,
+        default=start,
+        required=required,
+        format_func=lambda value: ink(words(value)),
+        key=key,
+        wrap=True,
     )
     return _told(key, chosen, name, default)
 
@@ -78,9 +84,18 @@ def slid(label: str, options: Sequence[Any], *, key: str, default: Any, words: C
 def several(label: str, options: Sequence[str], *, key: str, default: Sequence[str] = ()) -> list[str]:
     """Any number of a few options; those of `default` where the URL names none."""
     asked = pick(options, query_list(key)) or list(default)
-    chosen = st.pills(label, options, selection_mode="multi", default=asked, format_func=ink, key=key)
+    chosen = st.pills(label, options, selection_mode="multi", default=asked, format_func=ink, key=key, wrap=True)
     set_query(**{key: "" if list(chosen) == list(default) else ",".join(chosen)})
     return list(chosen)
+
+
+def tabs(labels: Mapping[str, str], *, key: str) -> list[Any]:
+    """Tabs by their short names; `open` of each says whether it is the one that is seen."""
+    names = list(labels)
+    start = _asked_for(key, names, str, names[0])
+    made = list(st.tabs(list(labels.values()), default=labels[start], key=key, on_change="rerun"))
+    _told(key, next((name for name, tab in zip(names, made, strict=True) if tab.open), None), str, names[0])
+    return made
 
 
 def ink(text: Any) -> str:

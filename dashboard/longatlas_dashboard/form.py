@@ -130,7 +130,9 @@ def _control(option: Option, value: Any, prefix: str, place: Any) -> Any:
 def _many(form: Form, name: str, label: str, options: tuple[str, ...], defaults: Mapping[str, Any]) -> None:
     with form.field(name) as key:
         start = [value for value in defaults[name] if value in options]
-        chosen = st.pills(label, options, selection_mode="multi", default=start, format_func=controls.ink, key=key)
+        chosen = st.pills(
+            label, options, selection_mode="multi", default=start, format_func=controls.ink, key=key, wrap=True
+        )
     form.values[name] = tuple(chosen or ())
 
 
@@ -138,7 +140,7 @@ def _one(form: Form, name: str, label: str, options: tuple[str, ...], defaults: 
     with form.field(name) as key:
         start = defaults[name] if defaults[name] in options else options[0]
         form.values[name] = st.segmented_control(
-            label, options, default=start, required=True, format_func=controls.ink, key=key
+            label, options, default=start, required=True, format_func=controls.ink, key=key, wrap=True
         )
 
 

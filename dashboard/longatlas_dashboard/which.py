@@ -26,7 +26,7 @@ def draw() -> None:
     found = data.measured()
     with st.container(border=True):
         case, device = _form()
-        candidates = list(dict.fromkeys([*data.names_with_rows(found), *plots.ready_methods()]))
+        candidates = _candidates(data.names_with_rows(found))
         setting = _most_measured(found["method"], ("speed",), device)
         if setting is None:
             plan = Plan(methods=tuple(plots.ready_methods()), lengths=(case.T,), phases=(case.phase,), device=device)
@@ -43,6 +43,12 @@ def draw() -> None:
         answer = choose(case, candidates, shaped, quality, plan)
         st.caption(safe.plain(data.setting_text(setting)))
         _answer(case, answer)
+
+
+def _candidates(measured: list[str]) -> list[str]:
+    """What was measured, and the ready methods of which nothing was, with any options."""
+    names = {spec.partition(":")[0] for spec in measured}
+    return [*measured, *(name for name in plots.ready_methods() if name not in names)]
 
 
 def _form() -> tuple[Case, str]:

@@ -648,8 +648,7 @@ def test_an_upload_that_is_no_rows_is_named(name: str, content: bytes, said: str
 
 
 def test_taxonomy_has_the_surveys_tables_of_evaluation_and_toolkits(empty: Store) -> None:
-    app = show("taxonomy")
-    evaluation, toolkits = (frame for frame in (e.value for e in app.dataframe) if "address" in frame)
+    evaluation, toolkits = (frame_with(show("taxonomy", view=view), "address") for view in ("evaluation", "toolkits"))
     atlas = catalog.load_catalog().taxonomy
     assert len(evaluation) == len(atlas.evaluation.resources)
     assert set(toolkits["name"]) == {resource.name for resource in atlas.toolkits.resources}

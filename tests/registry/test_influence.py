@@ -133,10 +133,33 @@ def test_a_finding_is_kept_until_the_source_changes(tmp_path: Path, monkeypatch:
     store, vanilla = Store(str(tmp_path / "s.sqlite")), parse_spec("vanilla")
     assert findings.kept(store, "influence", vanilla) is None
     made = findings.find(store, "influence", vanilla)
-    assert made["found"]["spec"] == "vanilla"
+    assert [found["spec"] for found in made["found"]] == ["vanilla"]
     assert findings.kept(store, "influence", vanilla) == made
     monkeypatch.setattr(findings, "source_digest", lambda combination: "another")
     assert findings.kept(store, "influence", vanilla) is None
+
+
+def test_findings_of_several_methods_are_kept_apart_and_one_that_fails_costs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, commands = Store(str(tmp_path / "s.sqlite")), []
+    specs = [parse_spec(name) for name in ("vanilla", "alibi")]
+    more = [*specs, parse_spec("yarn:factor=8"), parse_spec("ntk_rope")]
+
+    def printed(arguments: list[str], seconds: float) -> list[dict[str, str]]:
+        commands.append(arguments)
+        if more[2].spec in arguments:
+            raise LongAtlasError("planted")
+        return [{"spec": spec} for spec in arguments[1:-1]]
+
+    monkeypatch.setattr(findings, "_printed", printed)
+    assert findings.find_all(store, "influence", specs) == {}
+    assert commands == [["influence", "vanilla", "alibi", "--json"]]
+    assert findings.kept(store, "influence", specs[1])["found"] == [{"spec": "alibi"}]
+    assert findings.find_all(store, "influence", more) == {more[2].spec: "planted"}
+    assert findings.kept(store, "influence", more[3])["found"] == [{"spec": more[3].spec}]
+    assert findings.find_all(store, "influence", [*specs, more[3]]) == {}
+    assert len(commands) == 4
 
 
 def test_a_finding_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

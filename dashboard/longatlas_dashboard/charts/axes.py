@@ -22,7 +22,7 @@ BYTES_LABEL = (
     "datum.value >= 1024 ? format(datum.value / 1024, '.3~g') + ' KiB' : datum.value + ' B'"
 )
 NUMBER_LABEL = "format(datum.value, datum.value >= 1000 ? '.3~s' : '.3~g')"
-LEGEND_COLUMNS = "width < 360 ? 1 : 2"
+LEGEND_LETTER, LEGEND_SYMBOL = 6.5, 34  # pixels of a letter, and of a symbol with its margins
 
 
 def in_order(order: Sequence[str], *frames: pd.DataFrame) -> list[str]:
@@ -85,7 +85,7 @@ def by_method(
 ) -> dict[str, Any]:
     """Colour, shape and dash channels over the same domain; colour and shape share one legend."""
     styles = [style_of(name, order) for name in methods]
-    legend = alt.Legend(title=None, orient="bottom", columns=alt.ExprRef(LEGEND_COLUMNS), symbolOpacity=1)
+    legend = _legend(max(map(len, methods), default=0))
     colours = [theme.palette[s.colour] for s in styles]
     channels: dict[str, Any] = {
         "color": alt.Color("method:N", scale=alt.Scale(domain=methods, range=colours), legend=legend)
@@ -97,6 +97,18 @@ def by_method(
         dashes = alt.Scale(domain=methods, range=[list(DASHES[s.dash]) for s in styles])
         channels["strokeDash"] = alt.StrokeDash("method:N", scale=dashes, legend=None)
     return channels
+
+
+def _legend(letters: int) -> alt.Legend:
+    """A legend below the plot: two columns where names of so many letters find room beside each other."""
+    room = 2 * (LEGEND_LETTER * letters + LEGEND_SYMBOL)
+    return alt.Legend(
+        title=None,
+        orient="bottom",
+        columns=alt.ExprRef(f"width < {room:.0f} ? 1 : 2"),
+        labelLimit=alt.ExprRef(f"width - {LEGEND_SYMBOL}"),
+        symbolOpacity=1,
+    )
 
 
 def intervals(x: alt.X, ends: tuple[str, str], scale: Any, colour: alt.Color) -> alt.Chart:

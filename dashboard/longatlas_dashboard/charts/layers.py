@@ -10,7 +10,7 @@ import pandas as pd
 
 from longatlas_dashboard.theme import Theme, chart_config
 
-HEIGHT = 340
+HEIGHT = 250
 
 
 class _Layers(alt.LayerChart):
@@ -24,4 +24,6 @@ class _Layers(alt.LayerChart):
 def layered(layers: Sequence[Any], theme: Theme, data: pd.DataFrame, height: Any = HEIGHT) -> alt.LayerChart:
     """Layers over each other; those without data of their own draw `data`."""
     chart = _Layers(layer=list(layers), data=data)
-    return chart.properties(height=height, width="container").configure(**chart_config(theme))
+    # The height is the plot's own: a legend comes on top of it.
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return chart.properties(height=height, width="container", autosize=fit).configure(**chart_config(theme))

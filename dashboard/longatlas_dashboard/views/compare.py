@@ -11,8 +11,9 @@ from longatlas import catalog
 from longatlas.combination import Combination, parse_spec
 from longatlas.harness import analysis
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
-from longatlas_dashboard import charts, data, plots, safe, selection, takeaway, ui
+from longatlas_dashboard import charts, controls, data, plots, safe, selection, takeaway, ui
 
+TABS = {"cost": "Time and memory", "quality": "Quality", "failed": "Failures", "table": "Table"}
 AXES = {
     "bits_per_byte": "bits per byte, lower is better",
     "accuracy": "accuracy, higher is better",
@@ -25,7 +26,7 @@ def page() -> None:
     if not methods:
         return
     _cards(methods)
-    costs, quality, failures, table = st.tabs(["Time and memory", "Quality", "Failures", "Table"])
+    costs, quality, failures, table = controls.tabs(TABS, key="view")
     with costs:
         setting, shaped = _costs(methods)
     with quality:
@@ -118,7 +119,7 @@ def _facts(combination: Combination) -> dict[str, str]:
         "time": ", ".join(m.cost.time for m in methods),
         "state": ", ".join(m.cost.state for m in methods),
         "training": combination.training,
-        "implementations": ", ".join(combination.impls),
+        "impl": ", ".join(combination.impls),
         "options": ", ".join(f"{name}={value}" for name, value in combination.options.items()) or "none",
     }
 

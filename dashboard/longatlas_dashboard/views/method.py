@@ -138,7 +138,7 @@ def _influence(method: Method) -> None:
     record = _finding("influence", method, "Compute the map", "A few seconds, in a process of its own.")
     if record is None:
         return
-    found = Influence.from_dict(record["found"])
+    found = Influence.from_dict(record["found"][0])
     left, right = st.columns([3, 2], gap="large")
     relative = found.relative
     with left:

@@ -12,6 +12,7 @@ from longatlas.taxonomy import Node, Section
 from longatlas_dashboard import charts, controls, safe, tree, ui
 
 PAGE_SIZE = 24
+TABS = {"map": "Map", "text": "Text tree", "evaluation": "Evaluation", "toolkits": "Toolkits"}
 _BADGES = {
     tree.RUNNABLE: ("green", "play_arrow"),
     tree.NOT_HERE: ("orange", "block"),
@@ -38,18 +39,26 @@ def page() -> None:
     except LongAtlasError as error:
         st.error(safe.plain(str(error)), icon=":material/search_off:")
         path, node = "", None
-    picture, text, evaluation, toolkits = st.tabs(["Map", "Text tree", "Evaluation", "Toolkits"])
-    with picture:
-        _icicle(path)
-    with text:
-        for root in atlas.taxonomy.roots:
-            _branch(root, found)
-    with evaluation:
-        _chapter(atlas.taxonomy.evaluation, "e")
-    with toolkits:
-        _chapter(atlas.taxonomy.toolkits, "k")
+    for name, tab in zip(TABS, controls.tabs(TABS, key="view"), strict=True):
+        if tab.open:
+            with tab:
+                _view(name, path, found)
     _node(node)
     _list(tree.under(found, path))
+
+
+def _view(name: str, path: str, found: list[tree.Entry]) -> None:
+    """What a tab shows: the tree as a picture or as text, or a chapter of the survey beside it."""
+    taxonomy = catalog.load_catalog().taxonomy
+    if name == "map":
+        _icicle(path)
+    elif name == "text":
+        for root in taxonomy.roots:
+            _branch(root, found)
+    elif name == "evaluation":
+        _chapter(taxonomy.evaluation, "e")
+    else:
+        _chapter(taxonomy.toolkits, "k")
 
 
 def _icicle(path: str) -> None:
@@ -83,7 +92,7 @@ def _branch(node: Node, found: list[tree.Entry]) -> None:
     with st.container(horizontal=True, gap="small"):
         if depth:
             st.space(28 * depth)
-        ui.link("taxonomy", f"{safe.plain(node.title)}  ({ready} of {len(inside)})", node=node.path)
+        _link(f"{safe.plain(node.title)}  ({ready} of {len(inside)})", node.path)
     for child in node.children:
         _branch(child, found)
 
@@ -95,12 +104,17 @@ def _node(node: Node | None) -> None:
     ui.section(safe.plain(node.title))
     steps = node.path.split("/")
     with st.container(horizontal=True, vertical_alignment="center"):
-        ui.link("taxonomy", "Whole tree", icon=":material/account_tree:")
+        _link("Whole tree", "", icon=":material/account_tree:")
         for count in range(1, len(steps)):
             above = catalog.load_catalog().taxonomy.node("/".join(steps[:count]))
-            ui.link("taxonomy", safe.plain(above.title), icon=":material/chevron_right:", node=above.path)
+            _link(safe.plain(above.title), above.path, icon=":material/chevron_right:")
     st.text(node.summary)
     st.caption(f"Changes the decoder's `{node.module}` · path `{node.path}`")
+
+
+def _link(label: str, path: str, **looks: str) -> None:
+    """A link to a node, in the tab that is open."""
+    ui.link("taxonomy", label, node=path, view=controls.query("view"), **looks)
 
 
 def _list(found: list[tree.Entry]) -> None:

@@ -87,16 +87,22 @@ def _title(task: str) -> str:
 
 
 def _controls(shaped: pd.DataFrame, quality: Quality) -> tuple[plots.View, int | None, int | None]:
+    """The cost, the T it is taken at (the longest that all have), and that of the quality (the shortest)."""
     key = controls.segments("Cost", list(COSTS), key="cost", default="prefill", words=lambda name: COSTS[name].title)
     view = COSTS[key]
-    lengths = sorted({int(length) for length in analysis.measured(shaped, view.metric, view.phase)["T"]})
+    costs = analysis.measured(shaped, view.metric, view.phase)
     buckets = sorted({int(length) for length in quality.rows["T"]})
     with st.container(horizontal=True):
-        length = controls.segments("Cost at T", lengths, key="at", words=marks.length_text)
-        upto = controls.segments("Quality up to T", buckets, key="upto", words=marks.length_text)
-    if length is None or upto is None:
-        st.caption("Where none is chosen: the longest T that all have for the cost, the shortest for the quality.")
+        length = _length("Cost at T", sorted({int(T) for T in costs["T"]}), analysis.shared_length(costs), key="at")
+        upto = _length("Quality up to T", buckets, min(buckets, default=None), key="upto")
     return view, length, upto
+
+
+def _length(label: str, lengths: list[int], default: int | None, *, key: str) -> int | None:
+    if not lengths:
+        return None
+    found: int = controls.segments(label, lengths, key=key, default=default, words=marks.length_text)
+    return found
 
 
 def _draw(points: pd.DataFrame, view: plots.View, quality: Quality) -> None:

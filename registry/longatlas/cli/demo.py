@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from longatlas.cli.measure import kept_when_interrupted, print_tables, store_option
+
+if TYPE_CHECKING:
+    from longatlas.store import Store
 
 
 @click.command()
@@ -30,8 +35,20 @@ def demo(corpus: str, port: int, no_serve: bool, store: str | None) -> None:
     with kept_when_interrupted(), progress_bar() as progress:
         frame = run(demo_plan(corpus), store=opened, progress=progress)
     print_tables(frame)
+    _influence_maps(opened)
     click.echo(f"\nStored in {opened.name}")
     if not no_serve:
         from longatlas.cli.dashboard import serve
 
         serve(port=port, store=store)
+
+
+def _influence_maps(store: Store) -> None:
+    """What each method attends to, for its page; one that cannot be differentiated says so there."""
+    from longatlas.catalog import load_catalog, method_status
+    from longatlas.combination import as_combination
+    from longatlas.harness.findings import find_all
+
+    ready = [method for method in load_catalog().methods.values() if method_status(method) == "ready"]
+    for spec, reason in find_all(store, "influence", map(as_combination, ready)).items():
+        click.echo(f"No influence map of {spec}: {reason}", err=True)

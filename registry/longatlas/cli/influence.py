@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from longatlas.cli.output import print_json
 from longatlas.errors import LongAtlasError
 
+if TYPE_CHECKING:
+    from longatlas.combination import Combination
+    from longatlas.measure.influence_map import Influence
+
 SHADES = "·░▒▓█"  # each a factor of ten of a row's largest value
 
 
 @click.command()
-@click.argument("spec")
+@click.argument("specs", nargs=-1, required=True)
 @click.option(
     "--tokens", type=int, help="Length of the sequence, 2 to 256.  [default: 32, or 64 where 32 is too short]"
 )
 @click.option("--layers", type=int, default=1, show_default=True, help="Of the decoder, 1 to 8.")
-@click.option("--json", "as_json", is_flag=True, help="Print the values.")
-def influence(spec: str, tokens: int | None, layers: int, as_json: bool) -> None:
-    """Differentiate a method's code: a row per output token, a column per input token, blank for no dependence.
+@click.option("--json", "as_json", is_flag=True, help="Print a list of maps with their values.")
+def influence(specs: tuple[str, ...], tokens: int | None, layers: int, as_json: bool) -> None:
+    """Differentiate methods' code: a row per output token, a column per input token, blank for no dependence.
 
     \b
     Examples:
@@ -26,11 +32,22 @@ def influence(spec: str, tokens: int | None, layers: int, as_json: bool) -> None
       longatlas influence infini_attention --layers 2
     """
     from longatlas.combination import parse_spec
+
+    found = [_map_of(combination, tokens, layers) for combination in map(parse_spec, specs)]
+    if as_json:
+        print_json([each.as_dict() for each in found])
+        return
+    for each in found:
+        click.echo(f"{each.spec}, {each.tokens} tokens, {each.layers} layer{'s' * (each.layers > 1)}")
+        for row in each.relative:
+            click.echo("".join(shade(value) for value in row).rstrip())
+
+
+def _map_of(combination: Combination, tokens: int | None, layers: int) -> Influence:
     from longatlas.measure.influence import influence as differentiate
 
-    combination = parse_spec(spec)
     try:
-        found = differentiate(combination, tokens=tokens, layers=layers)
+        return differentiate(combination, tokens=tokens, layers=layers)
     except LongAtlasError:
         raise
     except Exception as error:
@@ -38,12 +55,6 @@ def influence(spec: str, tokens: int | None, layers: int, as_json: bool) -> None
             f"method '{combination.spec}' cannot be differentiated: {type(error).__name__}: {error}; "
             f"`longatlas verify {combination.name}` checks it"
         ) from error
-    if as_json:
-        print_json(found.as_dict())
-        return
-    click.echo(f"{found.spec}, {found.tokens} tokens, {found.layers} layer{'s' * (found.layers > 1)}")
-    for row in found.relative:
-        click.echo("".join(shade(value) for value in row).rstrip())
 
 
 def shade(share: float) -> str:

@@ -284,12 +284,15 @@ def at_length(frame: pd.DataFrame, metric: str, phase: str, length: int | None =
     """
     rows = measured(frame, metric, phase)
     columns = ["method", "impl", "T", "value", "low", "high"]
-    if rows.empty:
-        return rows[columns]
     if length is None:
-        sets = [set(part["T"]) for _, part in rows.groupby("method")]
-        length = max(set.intersection(*sets) or set.union(*sets))
+        length = shared_length(rows)
     return rows.loc[rows["T"] == length, columns].reset_index(drop=True)
+
+
+def shared_length(rows: pd.DataFrame) -> int | None:
+    """The longest T that all methods of the rows have, else the longest of any; None without rows."""
+    sets = [set(part["T"]) for _, part in rows.groupby("method")]
+    return int(max(set.intersection(*sets) or set.union(*sets))) if sets else None
 
 
 def trade_off(cost: pd.DataFrame, quality: pd.DataFrame, *, train_length: int | None = None) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +19,8 @@ from longatlas.harness.cells import environment_digest
 from longatlas.harness.sources import source_digest
 from longatlas.store import Store
 
-# kind -> the seconds that the command of that name may take. All print JSON; `footprint` is not of one method.
+# kind -> the seconds that the command of that name may take for a method. All print a list as JSON; `footprint` is of
+# no method.
 KINDS = {"influence": 60.0, "verify": 600.0, "footprint": 120.0}
 
 
@@ -30,16 +32,45 @@ def kept(store: Store, kind: str, combination: Combination | None = None) -> dic
 
 
 def find(store: Store, kind: str, combination: Combination | None = None) -> dict[str, Any]:
-    """Run `longatlas KIND [SPEC] --json` in a process group of its own, within its time, and keep what it prints.
+    """Run `longatlas KIND [SPEC] --json` in a process group of its own, within its time, and keep the list it prints.
 
     Raises LongAtlasError with the command's own words where it fails, and when its time is over.
     """
-    start, key = time.time(), _key(kind, combination)
-    spec = [combination.spec] if combination else []
-    found = _printed([kind, *spec, "--json"], KINDS[kind])
-    record = {"found": found, "seconds": time.time() - start, "at": start}
-    store.remember(key, json.dumps(record))
+    (record,) = _find(store, kind, [combination])
     return record
+
+
+def find_all(store: Store, kind: str, combinations: Iterable[Combination]) -> dict[str, str]:
+    """Find what is not kept yet of several methods, by one command where none of them fails.
+
+    Returns the specs that failed, with the reason.
+    """
+    missing = [combination for combination in combinations if kept(store, kind, combination) is None]
+    failed: dict[str, str] = {}
+    try:
+        _find(store, kind, missing)
+    except LongAtlasError:
+        for combination in missing:
+            try:
+                find(store, kind, combination)
+            except LongAtlasError as error:
+                failed[combination.spec] = str(error)
+    return failed
+
+
+def _find(store: Store, kind: str, combinations: Sequence[Combination | None]) -> list[dict[str, Any]]:
+    """One command for all: its list has an item for each method, or is whole where it is of none."""
+    if not combinations:
+        return []
+    start, keys = time.time(), [_key(kind, combination) for combination in combinations]
+    specs = [combination.spec for combination in combinations if combination]
+    found = _printed([kind, *specs, "--json"], KINDS[kind] * len(keys))
+    parts = [[item] for item in found] if specs else [found]
+    seconds = (time.time() - start) / len(keys)
+    records = [{"found": part, "seconds": seconds, "at": start} for part in parts]
+    for key, record in zip(keys, records, strict=True):
+        store.remember(key, json.dumps(record))
+    return records
 
 
 def _key(kind: str, combination: Combination | None) -> str:
