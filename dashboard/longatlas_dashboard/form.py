@@ -13,11 +13,9 @@ from longatlas.cards import Option
 from longatlas.combination import Combination, Part, parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import DEVICES, DTYPES, KEYS, LEVELS, MEASURES, PHASES, POLICIES, PRESETS, Plan, PlanError
-from longatlas_dashboard import controls, marks, safe
+from longatlas_dashboard import controls, marks, plan_url, safe
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-# What a number field of a browser can hold.
-LARGEST = (1 << 53) - 1
 _PREFIX = "run_"
 
 
@@ -92,7 +90,7 @@ def _with_options(spec: str, form: Form) -> str:
     except LongAtlasError:
         return spec
     values = [value for part in combination.parts for value in part.options.values()]
-    if not values or any(isinstance(value, int | float) and abs(value) > LARGEST for value in values):
+    if not values or any(isinstance(value, int | float) and abs(value) > plan_url.LARGEST for value in values):
         return spec
     with st.expander(safe.plain(f"Options of {spec}")):
         parts = tuple(_part(part, spec) for part in combination.parts)

@@ -13,7 +13,7 @@ from longatlas.harness.cells import machine_name
 from longatlas.harness.choosing import TASK, Answer, Case, choose
 from longatlas.harness.plan import DEVICES, PHASES, Plan
 from longatlas.harness.plan_of import plan_of
-from longatlas_dashboard import controls, data, marks, plots, safe, selection, settings, ui
+from longatlas_dashboard import controls, data, marks, plan_url, plots, safe, selection, settings, ui
 
 LENGTHS = tuple(1 << power for power in range(7, 21))
 NO_LIMIT = 0
@@ -108,17 +108,14 @@ def _answer(case: Case, answer: Answer) -> None:
     if answer.excluded:
         with st.expander(f"Left out: {len(answer.excluded)}"):
             ui.table(pd.DataFrame(answer.excluded.items(), columns=["method", "why"]))
-    if answer.unmeasured:
+    if answer.plan is not None:
         words = (
             f"Not measured at T = {marks.length_text(case.T)} yet: {safe.texts(answer.unmeasured)}. One command does:"
         )
         st.markdown(words)
-        st.code(answer.command, language=None, wrap_lines=True)
+        st.code(shlex.join(answer.plan.to_command()), language=None, wrap_lines=True)
         if not settings.read().read_only:
-            ui.link(
-                "run", "Or run it from here", icon=":material/play_circle:",
-                m=",".join(answer.unmeasured), t=case.T, p=case.phase,
-            )  # fmt: skip
+            ui.link("run", "Or run it from here", icon=":material/play_circle:", **plan_url.query_of(answer.plan))
 
 
 def _table(fitting: pd.DataFrame, reasons: dict[str, str]) -> pd.DataFrame:

@@ -233,6 +233,22 @@ def test_a_choice_stands_in_the_address_and_survives_a_reload(page: Any, filled_
     assert page.get_by_text("Train rate").count() == 0
 
 
+def test_the_text_tree_leads_to_the_same_node_as_the_map(page: Any, filled_address: str) -> None:
+    visit(page, f"{filled_address}/taxonomy")
+    page.locator('[aria-label^="Flash Attention: "]').click()
+    page.wait_for_url(re.compile("node=efficient_attention.*flash"))
+    page.get_by_role("heading", name="Flash Attention").wait_for()
+    cards = page.get_by_text("FlashAttention", exact=True).count()
+    visit(page, f"{filled_address}/taxonomy")
+    page.get_by_role("tab", name="Text tree").click()
+    page.wait_for_url(re.compile("view=text"))
+    page.get_by_role("button", name=re.compile(r"^Flash Attention")).click()
+    page.wait_for_url(re.compile("node=efficient_attention.*flash"))
+    page.get_by_role("heading", name="Flash Attention").wait_for()
+    assert "view=text" in page.url
+    assert page.get_by_text("FlashAttention", exact=True).count() == cards > 0
+
+
 def test_a_view_gives_its_rows_and_its_command(page: Any, filled_address: str, tmp_path: Path) -> None:
     visit(page, f"{filled_address}/memory?m=vanilla,alibi")
     page.get_by_text("Take it along").click()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from longatlas.harness import analysis
 from longatlas.store import Store
 from longatlas_dashboard import charts, marks, theme, tree
+from longatlas_dashboard.charts.frontier import PLOT, _box, _overlap, _pixels, _places
 
 ORDER = ("vanilla", "alibi", "infini_attention")
 THEMES = pytest.mark.parametrize("look", theme.THEMES.values(), ids=theme.THEMES)
@@ -117,6 +119,26 @@ def test_trade_off_draws_the_frontier_as_steps(filled: Store) -> None:
     assert len(points) == points["method"].nunique() == 6
     drawn = next(iter(made["datasets"][made["layer"][0]["data"]["name"]]))
     assert drawn["quality"] == pytest.approx(points["quality"].max())
+
+
+def test_the_frontiers_names_lie_over_nothing() -> None:
+    crowd = [(f"method_{i}:window={i}", 1.0 + i / 50, 3.0 - i / 500) for i in range(12)]
+    far = [("first", 0.2, 3.5), ("last", 40.0, 1.0)]
+    points = pd.DataFrame([*far, *crowd], columns=["method", "cost", "quality"]).assign(
+        quality_low=np.nan, quality_high=np.nan
+    )
+    frontier = analysis.pareto(points, "cost", "quality")
+    assert len(frontier) == 14
+    spots = dict(zip(points["method"], _pixels(points), strict=True))
+    places = list(_places(frontier, points))
+    assert {"first", "last"} < {name for name, *_ in places}
+    assert len(places) < 14, "of a crowd not all find room"
+    boxes = [_box(name, *spots[name], align, abs(dx), dy) for name, align, dx, dy in places]
+    boxes += [(x - 6, x + 6, y - 6, y + 6) for x, y in spots.values()]
+    named = len(places)
+    for place, box in enumerate(boxes[:named]):
+        assert 0 <= box[0] < box[1] <= PLOT[0]
+        assert not any(_overlap(box, other) for other in [*boxes[:place], *boxes[place + 1 :]])
 
 
 def test_buckets_keep_every_position(filled: Store) -> None:

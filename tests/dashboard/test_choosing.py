@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from longatlas import Attention, Method
+from longatlas.harness import analysis
 from longatlas.harness.choosing import Case, choose, value_at
 from longatlas.harness.plan import Plan
 from longatlas.testing import check_method, verify_method
@@ -34,6 +35,7 @@ SHAPED = pd.DataFrame(
         *(row("sliding_window", "peak_bytes", T, T * 2.0**20) for T in (10, 100)),
     ]
 )
+TIMES = analysis.measured(SHAPED, "prefill_ms", "prefill")
 QUALITY = pd.DataFrame(
     [row("vanilla", "bits_per_byte", T, 2.0 + T / 1000) for T in (50, 100, 200)]
     + [row("sliding_window", "bits_per_byte", 100, 2.5)]
@@ -47,27 +49,54 @@ def test_the_fastest_stands_first_with_its_reasons() -> None:
     assert answer.fitting["quality"].tolist() == [2.1, 2.5]
     assert answer.reasons == {
         "vanilla": "the fastest; the best quality",
-        "sliding_window": "the least memory; 1.0 times as fast as vanilla; 0.400 bits per byte more than the best",
+        "sliding_window": "the fastest; the least memory; 1.0 times as fast as vanilla; "
+        "0.400 bits per byte more than the best",
     }
     assert answer.excluded == {"alibi": "oom at T = 100: needs much"}
     assert answer.unmeasured == ("flash_attention", "yarn")
-    assert answer.command == ("longatlas run --methods flash_attention,yarn --phases prefill --lengths 100 --threads 1")
+    assert answer.plan is not None
+    assert " ".join(answer.plan.to_command()) == (
+        "longatlas run --methods flash_attention,yarn --phases prefill --lengths 100 --threads 1"
+    )
 
 
 def test_a_budget_leaves_out_what_needs_more_and_asks_for_what_is_not_known() -> None:
     answer = choose(Case(100, memory=200 * 2.0**20), NAMES, SHAPED, QUALITY, PLAN)
     assert answer.fitting["method"].tolist() == ["sliding_window"]
-    assert answer.excluded["vanilla"] == "needs 10,000.0 MiB at its peak, more than 200.0 MiB"
+    assert answer.excluded["vanilla"] == "needs 10,000.0 MiB, more than 200.0 MiB"
     tight = choose(Case(10, memory=1.0), ["flash_attention"], SHAPED, QUALITY, PLAN)
     assert tight.unmeasured == ("flash_attention",)
 
 
+def test_a_budget_holds_weights_inputs_and_the_state_that_a_decode_starts_from() -> None:
+    def sized(phase: str, **sizes: float) -> list[dict[str, Any]]:
+        return [row("vanilla", f"{name}_bytes", 10, size, phase=phase) for name, size in sizes.items()]
+
+    rows = [
+        row("vanilla", "decode_ms", 10, 1.0, phase="decode"),
+        *sized("decode", peak=1.0, weight=100.0, input=10.0),
+    ]
+    unknown = choose(Case(10, "decode", memory=2000.0), ["vanilla"], pd.DataFrame(rows), QUALITY, PLAN)
+    assert unknown.plan is not None
+    assert unknown.plan.phases == ("prefill", "decode"), "the state is measured after a prefill"
+    known = pd.DataFrame([*rows, *sized("prefill", state=1000.0)])
+    assert choose(Case(10, "decode", memory=1111.0), ["vanilla"], known, QUALITY, PLAN).fitting["bytes"].tolist() == [
+        1111
+    ]
+    assert choose(Case(10, "decode", memory=1110.0), ["vanilla"], known, QUALITY, PLAN).fitting.empty
+
+
+def test_one_seed_that_failed_does_not_rule_out_what_another_measured() -> None:
+    rows = [row("alibi", "prefill_ms", 10, 1.0), row("alibi", "", 10, math.nan, status="timeout", measure="speed")]
+    assert choose(Case(10), ["alibi"], pd.DataFrame(rows), QUALITY, PLAN).fitting["method"].tolist() == ["alibi"]
+
+
 def test_between_two_lengths_the_line_answers_and_beyond_them_nothing() -> None:
-    assert value_at(SHAPED, "vanilla", "prefill_ms", "prefill", 10) == (1.0, False)
-    value, between = value_at(SHAPED, "vanilla", "prefill_ms", "prefill", 50)
+    assert value_at(TIMES, "vanilla", 10) == (1.0, False)
+    value, between = value_at(TIMES, "vanilla", 50)
     assert (value, between) == (pytest.approx(25.0), True)
-    assert math.isnan(value_at(SHAPED, "vanilla", "prefill_ms", "prefill", 101)[0])
-    assert math.isnan(value_at(SHAPED, "yarn", "prefill_ms", "prefill", 10)[0])
+    assert math.isnan(value_at(TIMES, "vanilla", 101)[0])
+    assert math.isnan(value_at(TIMES, "yarn", 10)[0])
 
 
 def test_without_training_and_exact_leave_out_by_the_card() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import altair as alt
@@ -17,7 +16,8 @@ from longatlas_dashboard.theme import Theme
 
 Box = tuple[float, float, float, float]  # left, right, top, bottom in pixels
 PLOT = (760, 340)  # width and height for which names are placed
-LETTER = 6.5  # pixels of a letter
+LETTER, SPOT = 6.5, 6  # pixels: width of a letter, half of a point
+ROWS = (-10, 12, -24, 26, -38, 40)  # heights at which a name may stand, from its point
 # What follows the names in a spec.
 _OPTIONS = r":[^+]*"
 
@@ -79,33 +79,37 @@ def _to_the_edges(frontier: pd.DataFrame, points: pd.DataFrame, worst: str) -> p
     return pd.concat([start, line, end])
 
 
-def _places(frontier: pd.DataFrame, points: pd.DataFrame) -> list[tuple[str, str, int, int]]:
+def _places(frontier: pd.DataFrame, points: pd.DataFrame) -> Iterator[tuple[str, str, int, int]]:
     """Method, align, dx and dy of the frontier's names; one that would lie over others is left to the legend."""
-    width, height = PLOT
-    ends = points[["quality", "quality_low", "quality_high"]].to_numpy(float)
-    costs = np.log(points["cost"].to_numpy(float))
-
-    def share(value: float, among: np.ndarray) -> float:
-        low, high = np.nanmin(among), np.nanmax(among)
-        return (value - low) / (high - low) if high > low else 0.5
-
-    def pixel(cost: float, quality: float) -> tuple[float, float]:
-        return share(math.log(cost), costs) * width, (1 - share(quality, ends)) * height
-
-    spots = [pixel(cost, quality) for cost, quality in zip(points["cost"], points["quality"], strict=True)]
-    taken = [(x - 6, x + 6, y - 6, y + 6) for x, y in spots]
-    found = []
-    for row in frontier.itertuples():
-        x, y = pixel(row.cost, row.quality)
-        length = LETTER * len(str(row.method))
-        for dy, right in product((-10, 12, -24, 26, -38, 40), (False, True)):
-            start = x - 9 - length if right else x + 9
-            box = (start, start + length, y + dy - 7, y + dy + 7)
-            if box[0] >= 0 and box[1] <= width and not any(_overlap(box, other) for other in taken):
+    spots = dict(zip(points["method"], _pixels(points), strict=True))
+    taken = [(x - SPOT, x + SPOT, y - SPOT, y + SPOT) for x, y in spots.values()]
+    for name in frontier["method"]:
+        for align, dx, dy in product(("left", "right"), (SPOT + 3,), ROWS):
+            box = _box(name, *spots[name], align, dx, dy)
+            if not any(_overlap(box, other) for other in taken) and box[0] >= 0 and box[1] <= PLOT[0]:
                 taken.append(box)
-                found.append((str(row.method), "right" if right else "left", -9 if right else 9, dy))
+                yield name, align, dx if align == "left" else -dx, dy
                 break
-    return found
+
+
+def _pixels(points: pd.DataFrame) -> np.ndarray:
+    """About where each point is drawn, from the plot's upper left. [points, 2]"""
+    costs = np.log(points[["cost"]].to_numpy(float))
+    ends = points[["quality", "quality_low", "quality_high"]].to_numpy(float)
+    across, down = _shares(costs), 1 - _shares(ends)
+    return np.stack([across[:, 0] * PLOT[0], down[:, 0] * PLOT[1]], axis=1)
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Where values lie between the least and the greatest of them, 0 to 1; half-way where all are the same."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    return (values - low) / (high - low) if high > low else np.full_like(values, 0.5)
+
+
+def _box(name: str, x: float, y: float, align: str, dx: int, dy: int) -> Box:
+    length = LETTER * len(name)
+    left = x + dx if align == "left" else x - dx - length
+    return left, left + length, y + dy - 7, y + dy + 7
 
 
 def _overlap(one: Box, other: Box) -> bool:

@@ -9,11 +9,8 @@ import streamlit as st
 from longatlas.errors import LongAtlasError
 from longatlas.harness import cells, jobs
 from longatlas.harness.estimating import estimate
-from longatlas.harness.plan import KEYS, Plan
-from longatlas_dashboard import controls, data, form, marks, plots, safe, settings, takeaway, ui
-
-# URL parameter -> key of the plan: short and stable.
-URL_KEYS = {"m": "methods", "w": "measure", "p": "phases", "l": "levels", "t": "lengths", "q": "tasks", "z": "preset"}
+from longatlas.harness.plan import Plan, PlanError
+from longatlas_dashboard import controls, data, form, marks, plan_url, plots, safe, settings, takeaway, ui
 
 
 def page() -> None:
@@ -25,37 +22,17 @@ def page() -> None:
         st.error(safe.plain(st.session_state.pop("submit_error")), icon=":material/error:")
     if "submitted_job" in st.session_state:
         ui.go("jobs", job=st.session_state.pop("submitted_job"))
-    made = form.draw(_from_url())
+    asked, wrong = plan_url.values_of(controls.query)
+    made = form.draw({"methods": ("vanilla",), **asked})
+    for key, words in wrong.items():
+        made.show(PlanError(key, words))
     plan = made.plan()
     if plan is None:
         st.button("Start", disabled=True, type="primary", key="start")
         return
-    _to_url(plan)
+    controls.set_query(**plan_url.query_of(plan))
     _submit(made, plan)
     _same_plan(plan)
-
-
-def _from_url() -> dict[str, Any]:
-    found: dict[str, Any] = {"methods": ("vanilla",)}
-    for short, key in URL_KEYS.items():
-        values = controls.query_list(short)
-        if not values:
-            continue
-        if key == "lengths":
-            found[key] = tuple(values)
-        else:
-            found[key] = values[0] if key == "preset" else tuple(values)
-    return found
-
-
-def _to_url(plan: Plan) -> None:
-    defaults = {key: field.default for key, field in KEYS.items()}
-    texts = {}
-    for short, key in URL_KEYS.items():
-        value = getattr(plan, key)
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        texts[short] = "" if value == defaults[key] else text
-    controls.set_query(**texts)
 
 
 def _submit(made: form.Form, plan: Plan) -> None:

@@ -31,8 +31,8 @@ def page() -> None:
         f"[arXiv {atlas.taxonomy.arxiv}]({atlas.taxonomy.url}) and {added} more. "
         "Numbers count what runs here.",
     )
-    if "node_clicked" in st.session_state:
-        controls.set_query(node=st.session_state.pop("node_clicked"))
+    if "node_chosen" in st.session_state:
+        controls.set_query(node=st.session_state.pop("node_chosen"))
     path = controls.query("node")
     try:
         node = atlas.taxonomy.node(path) if path else None
@@ -71,7 +71,7 @@ def _icicle(path: str) -> None:
 def _clicked() -> None:
     """Remember which node was clicked; a click beside the boxes chooses the whole tree."""
     chosen = st.session_state["icicle"]["selection"].get("node", [])
-    st.session_state["node_clicked"] = chosen[0]["path"] if chosen else ""
+    _choose_node(chosen[0]["path"] if chosen else "")
 
 
 def _chapter(chapter: Section, key: str) -> None:
@@ -92,7 +92,7 @@ def _branch(node: Node, found: list[tree.Entry]) -> None:
     with st.container(horizontal=True, gap="small"):
         if depth:
             st.space(28 * depth)
-        _link(f"{safe.plain(node.title)}  ({ready} of {len(inside)})", node.path)
+        _way(f"{safe.plain(node.title)}  ({ready} of {len(inside)})", node.path, "tree")
     for child in node.children:
         _branch(child, found)
 
@@ -104,17 +104,21 @@ def _node(node: Node | None) -> None:
     ui.section(safe.plain(node.title))
     steps = node.path.split("/")
     with st.container(horizontal=True, vertical_alignment="center"):
-        _link("Whole tree", "", icon=":material/account_tree:")
+        _way("Whole tree", "", "above", ":material/account_tree:")
         for count in range(1, len(steps)):
             above = catalog.load_catalog().taxonomy.node("/".join(steps[:count]))
-            _link(safe.plain(above.title), above.path, icon=":material/chevron_right:")
+            _way(safe.plain(above.title), above.path, "above", ":material/chevron_right:")
     st.text(node.summary)
     st.caption(f"Changes the decoder's `{node.module}` · path `{node.path}`")
 
 
-def _link(label: str, path: str, **looks: str) -> None:
-    """A link to a node, in the tab that is open."""
-    ui.link("taxonomy", label, node=path, view=controls.query("view"), **looks)
+def _way(label: str, path: str, place: str, icon: str | None = None) -> None:
+    """A button that chooses a node: Streamlit's links do not lead to the page that they stand on."""
+    st.button(label, type="tertiary", icon=icon, on_click=_choose_node, args=(path,), key=f"{place}_{path}")
+
+
+def _choose_node(path: str) -> None:
+    st.session_state["node_chosen"] = path
 
 
 def _list(found: list[tree.Entry]) -> None:

@@ -126,6 +126,23 @@ def exponents(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(records, columns=[*_SERIES, "exponent", "low", "high", "n"])
 
 
+def needed_bytes(frame: pd.DataFrame, phase: str) -> pd.DataFrame:
+    """What a phase takes in all: its peak, weights and inputs, and for a decode the state that it starts from.
+
+    Columns as measured(), metric `needed_bytes`. A decode whose state was not measured is left out.
+    """
+    rows = measured(frame, "peak_bytes", phase)
+    before = [("weight_bytes", phase, 0.0), ("input_bytes", phase, 0.0)]
+    if phase == "decode":
+        before.append(("state_bytes", "prefill", np.nan))
+    total = rows["value"].astype(float)
+    for metric, of_phase, missing in before:
+        part = measured(frame, metric, of_phase).drop_duplicates(["method", "T"], keep="last")
+        joined = rows[["method", "T"]].merge(part[["method", "T", "value"]], on=["method", "T"], how="left")
+        total = total + joined["value"].astype(float).fillna(missing).to_numpy()
+    return rows.assign(metric="needed_bytes", value=total)[total.notna()].reset_index(drop=True)
+
+
 def ratio_to(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Rows with the column `ratio`: value over the baseline's at the same phase, metric and T, or NaN."""
     keys = ["phase", "metric", "T"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +26,7 @@ class Case:
 
     T          tokens
     phase      train, prefill or decode: what they wait for
-    memory     bytes that the phase may need at its peak; None = no limit
+    memory     bytes that weights, inputs, the state before and what the phase makes may take; None = no limit
     may_train  methods may need training; else only those that go into a trained model as it is
     exact      only methods that compute what vanilla attention computes
     """
@@ -43,20 +42,21 @@ class Case:
 class Answer:
     """What the measured rows say.
 
-    fitting    one line per method that fits, the fastest first. Columns: method, ms, bytes (NaN: not measured),
+    fitting    one line per method that fits, the fastest first. Columns: method, ms, bytes (as Case.memory; NaN: not
+               measured),
                quality (bits per byte, NaN: not measured), quality_T, between (its numbers lie on the line between two
                measured lengths)
     reasons    method -> why it is among them
     excluded   method -> why it is not
     unmeasured methods that might fit, without a time at this T
-    command    the one command that measures them, "" where there are none
+    plan       the one that measures them, None where there are none
     """
 
     fitting: pd.DataFrame
     reasons: dict[str, str] = field(default_factory=dict)
     excluded: dict[str, str] = field(default_factory=dict)
     unmeasured: tuple[str, ...] = ()
-    command: str = ""
+    plan: Plan | None = None
 
 
 def choose(case: Case, candidates: Sequence[str], shaped: pd.DataFrame, quality: pd.DataFrame, plan: Plan) -> Answer:
@@ -69,31 +69,35 @@ def choose(case: Case, candidates: Sequence[str], shaped: pd.DataFrame, quality:
     """
     scored = analysis.measured(quality, QUALITY, TASK)
     bucket = _bucket(scored, candidates, case.T)
+    times = analysis.measured(shaped, f"{case.phase}_ms", case.phase)
+    needs = analysis.needed_bytes(shaped, case.phase)
     excluded: dict[str, str] = {}
     unmeasured: list[str] = []
     lines = []
     for spec in candidates:
-        ms, between = value_at(shaped, spec, f"{case.phase}_ms", case.phase, case.T)
+        ms, between = value_at(times, spec, case.T)
         # A memory that could not be taken matters to who has a limit, and where there is no time either.
+        timed = not np.isnan(ms) and not between
         failed = analysis.failures(shaped, "speed" if case.memory is None and not np.isnan(ms) else "", case.phase)
+        # Where one seed has a time, another's failure does not rule the method out.
+        failed = failed[(failed["measure"] != "speed") | (failed["T"] < case.T) | (not timed)]
         reason = _by_card(case, spec) or _by_failure(case, spec, failed)
         if reason:
             excluded[spec] = reason
             continue
-        peak, _ = value_at(shaped, spec, "peak_bytes", case.phase, case.T)
-        if np.isnan(ms) or (case.memory is not None and np.isnan(peak)):
+        size, _ = value_at(needs, spec, case.T)
+        if np.isnan(ms) or (case.memory is not None and np.isnan(size)):
             unmeasured.append(spec)
-        elif case.memory is not None and peak > case.memory:
-            excluded[spec] = f"needs {peak / 2**20:,.1f} MiB at its peak, more than {case.memory / 2**20:,.1f} MiB"
+        elif case.memory is not None and size > case.memory:
+            excluded[spec] = f"needs {size / 2**20:,.1f} MiB, more than {case.memory / 2**20:,.1f} MiB"
         else:
-            lines.append((spec, ms, peak, *_quality_at(scored, spec, bucket), between))
+            lines.append((spec, ms, size, *_quality_at(scored, spec, bucket), between))
     fitting = pd.DataFrame(lines, columns=list(COLUMNS)).sort_values("ms", ignore_index=True)
-    return Answer(fitting, _reasons(fitting), excluded, tuple(unmeasured), _command(case, unmeasured, plan))
+    return Answer(fitting, _reasons(fitting), excluded, tuple(unmeasured), _plan(case, unmeasured, plan))
 
 
-def value_at(frame: pd.DataFrame, spec: str, metric: str, phase: str, T: int) -> tuple[float, bool]:
+def value_at(rows: pd.DataFrame, spec: str, T: int) -> tuple[float, bool]:
     """A method's value at T, and whether it lies on the log-log line between two measured lengths; NaN beyond them."""
-    rows = analysis.measured(frame, metric, phase)
     rows = rows[(rows["method"] == spec) & (rows["value"] > 0)].drop_duplicates("T", keep="last")
     lengths, values = rows["T"].to_numpy(float), rows["value"].to_numpy(float)
     if not len(lengths) or not lengths[0] <= T <= lengths[-1]:
@@ -146,9 +150,10 @@ def _reasons(fitting: pd.DataFrame) -> dict[str, str]:
     lines: list[dict[str, Any]] = fitting.to_dict("records")  # type: ignore[assignment]
     found: dict[str, list[str]] = {line["method"]: [] for line in lines}
     for column, words in (("ms", "the fastest"), ("bytes", "the least memory"), ("quality", "the best quality")):
-        known = [line for line in lines if not np.isnan(line[column])]
-        if known:
-            found[min(known, key=lambda line: float(line[column]))["method"]].append(words)
+        least = fitting[column].min()
+        for line in lines:
+            if line[column] == least:
+                found[line["method"]].append(words)
     base = next((line["ms"] for line in lines if line["method"] == BASELINE), None)
     best = fitting["quality"].min()
     for line in lines:
@@ -161,9 +166,10 @@ def _reasons(fitting: pd.DataFrame) -> dict[str, str]:
     return {name: "; ".join(told) for name, told in found.items()}
 
 
-def _command(case: Case, unmeasured: Sequence[str], plan: Plan) -> str:
+def _plan(case: Case, unmeasured: Sequence[str], plan: Plan) -> Plan | None:
     if not unmeasured:
-        return ""
+        return None
     values = {"methods": tuple(unmeasured), "lengths": (case.T,), "phases": (case.phase,), "tasks": (TASK,)}
-    asked = plan.with_values({**values, "measure": ("speed", "memory", "quality")})
-    return shlex.join(asked.to_command())
+    if case.phase == "decode" and case.memory is not None:
+        values["phases"] = ("prefill", "decode")  # what a decode starts from is measured after a prefill
+    return plan.with_values({**values, "measure": ("speed", "memory", "quality")})
