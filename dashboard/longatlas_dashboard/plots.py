@@ -71,7 +71,7 @@ def draw(
     made = charts.scaling(
         values,
         failed,
-        title="log scale" if view.unit == "bytes" else f"{view.unit}, log scale",
+        title=axis_title(view),
         unit=view.unit,
         theme=ui.theme(),
         order=data.methods_order(),
@@ -82,6 +82,11 @@ def draw(
     hidden = int((values["value"] <= 0).sum())
     if hidden:
         st.caption(f"{hidden} values of 0 or less have no place on a logarithmic axis.")
+
+
+def axis_title(view: View) -> str:
+    """The unit, where the ticks do not name it, and the scale."""
+    return "memory, log scale" if view.unit == "bytes" else f"{view.unit}, log scale"
 
 
 def all_views(rows: pd.DataFrame, *, key: str) -> None:

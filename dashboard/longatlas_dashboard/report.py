@@ -26,7 +26,7 @@ from longatlas_dashboard import charts, data, plots
 from longatlas_dashboard.theme import DARK, LIGHT, Theme
 
 SETTING = ("machine", "device", "dtype", "threads", "level")
-WIDTH = 410
+WIDTH = 500  # pixels: two beside each other
 SMALL = 240
 AT_MOST = plots.AT_MOST
 
@@ -47,6 +47,7 @@ class Section:
 
     title: str
     caption: str
+    rows: int
     pictures: list[Picture] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     command: str = ""
@@ -75,8 +76,7 @@ def report(
         title=title or "longatlas report",
         made=f"{made:%Y-%m-%d %H:%M} UTC",
         version=metadata.version("longatlas"),
-        rows=len(rows),
-        cells=rows["cell"].nunique(),
+        rows=sum(section.rows for section in sections),
         methods=data.names_with_rows(rows),
         sections=sections,
         light=LIGHT,
@@ -111,8 +111,9 @@ def _values(rows: pd.DataFrame, view: plots.View) -> tuple[pd.DataFrame, pd.Data
 
 def _scaling(rows: pd.DataFrame, view: plots.View, theme: Theme) -> alt.LayerChart:
     values, failed = _values(rows, view)
-    title = "log scale" if view.unit == "bytes" else f"{view.unit}, log scale"
-    return charts.scaling(values, failed, title=title, unit=view.unit, theme=theme, order=data.methods_order())
+    return charts.scaling(
+        values, failed, title=plots.axis_title(view), unit=view.unit, theme=theme, order=data.methods_order()
+    )
 
 
 def _quality(rows: pd.DataFrame) -> Iterator[Section]:
@@ -152,13 +153,17 @@ def _depths(rows: pd.DataFrame) -> Iterator[Picture]:
 def _section(
     title: str, setting: dict[str, Any], rows: pd.DataFrame, pictures: list[Picture], tables: dict[str, pd.DataFrame]
 ) -> Section:
-    caption = f"{data.setting_text(setting)}. {plots.repeats(rows)}"
+    caption = (
+        f"{data.setting_text(setting)}. {plots.repeats(rows)} Of several implementations or seeds one value stands."
+    )
+    if rows["method"].nunique() > AT_MOST:
+        caption += f" Charts show the first {AT_MOST} of {rows['method'].nunique()} methods, the tables all."
     shown = {name: _told(table) for name, table in tables.items() if len(table)}
     try:
         plan = plan_of([spec for spec in dict.fromkeys(rows["method"]) if plots.known(spec)], setting, rows)
     except LongAtlasError:
-        return Section(title, caption, pictures, shown)
-    return Section(title, caption, pictures, shown, shlex.join(plan.to_command()), plan.hash)
+        return Section(title, caption, len(rows), pictures, shown)
+    return Section(title, caption, len(rows), pictures, shown, shlex.join(plan.to_command()), plan.hash)
 
 
 def _told(table: pd.DataFrame) -> pd.DataFrame:

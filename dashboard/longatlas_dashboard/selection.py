@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import pandas as pd
 import streamlit as st
 
 from longatlas.harness import analysis
-from longatlas_dashboard import controls, data, plots, safe, settings, ui
+from longatlas.harness.plan import Plan
+from longatlas_dashboard import controls, data, plan_url, plots, safe, settings, ui
 
 # Pages that show a set of methods, by their file names.
 COMPARING = {
@@ -49,18 +51,16 @@ def choose_methods(page: str) -> list[str]:
     return []
 
 
-def nothing_measured(what: str, methods: Sequence[str], measure: str, **options: str) -> None:
-    """Say that none of the methods has been measured so, with the one command that does."""
-    known = [spec for spec in methods if plots.known(spec)]
-    more = "".join(f" --{name} {value}" for name, value in options.items())
-    ui.empty(
-        f"No {what} has been measured for these methods.",
-        command=f"longatlas run --methods {','.join(known)} --measure {measure}{more}" if known else "longatlas demo",
-        page="" if settings.read().read_only else "run",
-        label="Run it here",
-        m=",".join(known),
-        w=measure,
-    )
+def nothing_measured(what: str, methods: Sequence[str], *measure: str, **values: Any) -> None:
+    """Say that none of the methods has been measured so, with the one command that does; `values` of its plan."""
+    known = tuple(spec for spec in methods if plots.known(spec))
+    words = f"No {what} has been measured for these methods."
+    if not known:
+        ui.empty(words, command="longatlas demo")
+        return
+    plan = Plan(known, measure=measure, **values)
+    page = "" if settings.read().read_only else "run"
+    ui.empty(words, command=shlex.join(plan.to_command()), page=page, label="Run it here", **plan_url.query_of(plan))
 
 
 def _other_pages(page: str, methods: Sequence[str]) -> None:

@@ -47,9 +47,7 @@ def of_view(methods: Sequence[str], parts: Sequence[Part], *, key: str) -> None:
                 st.caption(safe.plain(f"No plan measures just this: {error}"))
             else:
                 of_plan(plan, key=f"{key}_{number}")
-        st.caption(
-            "A chart's own menu, at its upper right, saves it as PNG or SVG; the page's address shows this view."
-        )
+        st.caption("A chart's own menu, at its upper right, saves it as PNG; the page's address shows this view.")
 
 
 def _whole(methods: Sequence[str], setting: Any, rows: pd.DataFrame) -> pd.DataFrame:

@@ -91,6 +91,23 @@ def style_of(spec: str, order: Sequence[str]) -> Style:
     return Style(colour, (colour + turn) % len(SHAPES), (colour + turn) % len(DASHES))
 
 
+def styles_of(specs: Sequence[str], order: Sequence[str]) -> list[Style]:
+    """The styles of the specs of one chart, no two of the same colour and shape while there are shapes left.
+
+    Where two would look the same, the one with options turns to the next free shape and dash.
+    """
+    found: dict[str, Style] = {}
+    for spec in sorted(specs, key=lambda spec: (":" in spec or "+" in spec, spec)):
+        wanted = style_of(spec, order)
+        taken = {(style.colour, style.shape) for style in found.values()}
+        turned = (
+            Style(wanted.colour, (wanted.shape + turn) % len(SHAPES), (wanted.dash + turn) % len(DASHES))
+            for turn in range(len(SHAPES))
+        )
+        found[spec] = next((style for style in turned if (style.colour, style.shape) not in taken), wanted)
+    return [found[spec] for spec in specs]
+
+
 def chart_config(theme: Theme) -> dict[str, Any]:
     """Vega-Lite `config` for every chart."""
     axis = {

@@ -53,12 +53,12 @@ def empty(words: str, *, command: str = "", page: str = "", label: str = "", **q
         if page:
             link(page, label, icon=":material/arrow_forward:", **query)
         if command:
-            st.code(command, language=None)
+            st.code(command, language=None, wrap_lines=True)
 
 
 def chart(made: alt.LayerChart, *, alt_text: str, key: str, **options: Any) -> Any:
-    """Draw a chart with its text for those who cannot see it."""
-    return st.altair_chart(made, theme=None, width="stretch", alt=alt_text, key=key, **options)
+    """Draw a chart, as wide as there is room, with its text for those who cannot see it."""
+    return st.altair_chart(made, theme=None, alt=alt_text, key=key, **{"width": "stretch", **options})
 
 
 def table(frame: pd.DataFrame, *, key: str | None = None, **options: Any) -> Any:

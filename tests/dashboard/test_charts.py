@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 
 from longatlas.harness import analysis
+from longatlas.harness.demo import METHODS
 from longatlas.store import Store
 from longatlas_dashboard import charts, marks, theme, tree
 from longatlas_dashboard.charts.frontier import PLOT, _box, _overlap, _pixels, _places
+from longatlas_dashboard.data import methods_order
 
 ORDER = ("vanilla", "alibi", "infini_attention")
 THEMES = pytest.mark.parametrize("look", theme.THEMES.values(), ids=theme.THEMES)
@@ -97,6 +99,15 @@ def test_styles_of_eighteen_methods_differ() -> None:
     assert len({(s.colour, s.dash) for s in styles}) == 18
     assert theme.style_of("m3:window=2", order).colour == styles[3].colour
     assert theme.style_of("m3:window=2", order).shape != styles[3].shape
+
+
+def test_no_two_methods_of_a_chart_look_the_same() -> None:
+    order = methods_order()
+    for specs in (METHODS, [f"vanilla:x={i}" for i in range(len(theme.SHAPES))], order):
+        looks = {(style.colour, style.shape) for style in theme.styles_of(specs, order)}
+        assert len(looks) == len(specs)
+    alone = theme.styles_of(["linear_transformer"], order)
+    assert theme.styles_of(["transformer_xl:segment_len=128:mem_len=128", "linear_transformer"], order)[1:] == alone
 
 
 @THEMES

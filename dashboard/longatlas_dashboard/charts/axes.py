@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from longatlas_dashboard.theme import DASHES, SHAPES, Theme, style_of
+from longatlas_dashboard.theme import DASHES, SHAPES, Theme, styles_of
 
 LENGTH_LABEL = (
     "datum.value >= 1048576 && datum.value % 1048576 == 0 ? datum.value / 1048576 + 'M' : "
@@ -84,7 +84,7 @@ def by_method(
     methods: list[str], theme: Theme, order: Sequence[str], *, dash: bool, shape: bool = True
 ) -> dict[str, Any]:
     """Colour, shape and dash channels over the same domain; colour and shape share one legend."""
-    styles = [style_of(name, order) for name in methods]
+    styles = styles_of(methods, order)
     legend = _legend(max(map(len, methods), default=0))
     colours = [theme.palette[s.colour] for s in styles]
     channels: dict[str, Any] = {

@@ -160,6 +160,6 @@ def _told(frame: pd.DataFrame, unit: str) -> pd.DataFrame:
 
 
 def _tooltips(*names: str) -> list[alt.Tooltip]:
-    titles = {"shown": "median", "interval": "95% interval", "n": "samples"}
+    titles = {"shown": "value", "interval": "interval"}
     kinds = {"T": "Q", "n": "Q"}
     return [alt.Tooltip(f"{name}:{kinds.get(name, 'N')}", title=titles.get(name, name)) for name in names]

@@ -21,9 +21,11 @@ class _Layers(alt.LayerChart):
         return made
 
 
-def layered(layers: Sequence[Any], theme: Theme, data: pd.DataFrame, height: Any = HEIGHT) -> alt.LayerChart:
+def layered(
+    layers: Sequence[Any], theme: Theme, data: pd.DataFrame, height: Any = HEIGHT, width: Any = "container"
+) -> alt.LayerChart:
     """Layers over each other; those without data of their own draw `data`."""
     chart = _Layers(layer=list(layers), data=data)
     # The height is the plot's own: a legend comes on top of it.
-    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    return chart.properties(height=height, width="container", autosize=fit).configure(**chart_config(theme))
+    fit = alt.AutoSizeParams(type="fit-x" if width == "container" else "pad", contains="padding")
+    return chart.properties(height=height, width=width, autosize=fit).configure(**chart_config(theme))

@@ -16,6 +16,7 @@ from longatlas_dashboard.theme import Theme
 GRID_COLUMNS = 32
 # Shares of less than a ten-thousandth look alike.
 INFLUENCE_FLOOR = -4
+INFLUENCE_SIDE = 290  # pixels, about: a narrow screen shows it whole
 
 
 def depth_map(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
@@ -27,7 +28,7 @@ def depth_map(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
         length=[marks.length_text(t) for t in frame["T"]], percent=[f"{v:.0%}" for v in frame["value"]]
     )
     x = alt.X("length:O", sort=alt.EncodingSortField("T"), axis=alt.Axis(title="T, tokens", labelAngle=0))
-    y = alt.Y("depth:O", axis=alt.Axis(title="depth, tenths of the text"))
+    y = alt.Y("depth:O", axis=alt.Axis(title=f"depth, 0 = beginning, {frame['depth'].max()} = end"))
     told = [alt.Tooltip(name) for name in ("T:Q", "depth:O", "percent:N", "n:Q")]
     base = alt.Chart().encode(x=x, y=y)
     boxes = base.mark_rect(stroke=theme.background).encode(
@@ -68,7 +69,7 @@ def cell_grid(frame: pd.DataFrame, *, theme: Theme) -> alt.LayerChart:
 
 
 def influence_map(relative: Sequence[Sequence[float]], *, theme: Theme) -> alt.LayerChart:
-    """Influence of token j (across) on output i (down), each row relative to its largest; blank is none at all.
+    """Influence of token j (across) on output i (down), each row relative to its largest; none is blank. Squares.
 
     relative  [n][n], 0 to 1
     """
@@ -101,7 +102,8 @@ def influence_map(relative: Sequence[Sequence[float]], *, theme: Theme) -> alt.L
             tooltip=[alt.Tooltip("i:O"), alt.Tooltip("j:O"), alt.Tooltip("value:Q", format=".3g", title="share")],
         )
     )
-    return layered([made], theme, data)
+    side = alt.Step(max(4, INFLUENCE_SIDE // size))
+    return layered([made], theme, data, height=side, width=side)
 
 
 def icicle(frame: pd.DataFrame, *, chosen: str, theme: Theme) -> alt.LayerChart:

@@ -44,7 +44,7 @@ def _costs(methods: list[str]) -> tuple[Any, pd.DataFrame]:
     """Draw time and memory against T; returns the chosen setting and its rows."""
     setting = selection.choose_setting(methods, analysis.SHAPED, key="on")
     if setting is None:
-        selection.nothing_measured("time or memory", methods, "speed,memory")
+        selection.nothing_measured("time or memory", methods, "speed", "memory")
         return None, data.store().rows(keys=[])
     chosen = selection.rows_under(methods, analysis.SHAPED, setting, key="impl")
     words = "Medians with 95% intervals; a cross above a plot is a cell that failed."
@@ -74,7 +74,7 @@ def _quality(methods: list[str]) -> list[takeaway.Part]:
         if failed:
             st.caption(f"{failed} of its cells gave no number; they are in the tab Failures.")
     if not shown:
-        selection.nothing_measured("quality", methods, "quality", preset="quick")
+        selection.nothing_measured("quality", methods, "quality")
     return shown
 
 

@@ -147,7 +147,7 @@ def _influence(method: Method) -> None:
             f"Influence of {found.tokens} input tokens on {found.tokens} outputs of {found.spec}; the farthest input "
             f"that matters lies {reach} tokens back. The values are in the table below it."
         )
-        ui.chart(charts.influence_map(relative, theme=ui.theme()), alt_text=about, key="influence")
+        ui.chart(charts.influence_map(relative, theme=ui.theme()), alt_text=about, key="influence", width="content")
     with right:
         st.text(
             f"{found.spec}\n{found.tokens} tokens, {found.layers} layer, random weights, fp64.\n"

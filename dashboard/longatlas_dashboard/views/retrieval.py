@@ -23,7 +23,7 @@ def page() -> None:
         return
     tasks = [task for task in data.ask("tasks", tuple(methods)) if _asks(task, methods)]
     if not tasks:
-        selection.nothing_measured("retrieval", methods, "quality", tasks="passkey", preset="quick")
+        selection.nothing_measured("retrieval", methods, "quality", tasks=("passkey",))
         return
     task = controls.segments("Task", tasks, key="task", default=tasks[0], words=title_of)
     setting = selection.choose_setting(methods, ("quality",), key="on", phase=task)

@@ -40,12 +40,12 @@ def page() -> None:
         return
     setting = selection.choose_setting(methods, analysis.SHAPED, key="on", label="Cost measured on")
     if setting is None:
-        selection.nothing_measured("time or memory", methods, "speed,memory,quality")
+        selection.nothing_measured("time or memory", methods, "speed", "memory", "quality")
         return
     shaped = selection.rows_under(methods, analysis.SHAPED, setting, key="impl")
     quality = _quality(methods)
     if quality is None:
-        selection.nothing_measured("quality", methods, "quality", tasks=TASK, preset="quick")
+        selection.nothing_measured("quality", methods, "quality", tasks=(TASK,))
         return
     view, length, upto = _controls(shaped, quality)
     cost = analysis.at_length(shaped, view.metric, view.phase, length)
