@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -152,6 +153,11 @@ def crossover_table(rows: pd.DataFrame, baseline: str, views: Sequence[View] = V
             line = lines.setdefault(found.method, {"method": found.method})
             line[view.title] = f"{start} (×{found.ratio:.2f} at {upto})"
     return pd.DataFrame(list(lines.values())).fillna("")
+
+
+def subtitle(setting: Any, rows: pd.DataFrame) -> str:
+    """Where rows were measured and how many samples stand behind each value, as text."""
+    return f"{data.setting_text(setting)}. {repeats(rows)}"
 
 
 def repeats(rows: pd.DataFrame) -> str:

@@ -91,7 +91,12 @@ def rows_under(
     found: pd.DataFrame = data.ask("rows_of", *chosen)
     if phase:
         found = found[found["phase"] == phase]
-    return analysis.one_value_each(found, _variant_choice(found, key) if key else "")
+    newest = analysis.newest_source(found)
+    if len(newest) < len(found):
+        older = found.merge(newest[["id"]], on="id", how="left", indicator=True)["_merge"] == "left_only"
+        names = data.names_with_rows(found[older.to_numpy()])
+        st.caption(f"Values of an earlier version of {safe.texts(names)} are left out; measure again for all T.")
+    return analysis.one_value_each(newest, _variant_choice(newest, key) if key else "")
 
 
 def _variant_choice(rows: pd.DataFrame, key: str) -> str:

@@ -193,3 +193,26 @@ def test_plots_begin_with_the_setting_that_has_most_of_the_methods(
     assert set(frame_with(app, "time claimed")["method"]) == {"vanilla", "alibi"}
     alone = show("scaling", m="vanilla")
     assert "layers 3" in alone.selectbox(key="on").options[alone.selectbox(key="on").index]
+
+
+def test_curves_hold_one_version_of_a_method(empty: Store) -> None:
+    plan = Plan(methods=("vanilla",), measure=("speed",), phases=("prefill",), lengths=(512, 1024, 2048))
+    cells = expand(plan)
+    for cell in [*(replace(cell, source="old") for cell in cells), cells[-1]]:
+        empty.save(cell, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0)
+    app = show("scaling", m="vanilla")
+    assert frame_with(app, "value")["T"].tolist() == [2048]
+    assert "Values of an earlier version of `vanilla` are left out" in texts(app)
+
+
+def test_trade_off_says_which_methods_have_no_point(empty: Store) -> None:
+    plan = Plan(methods=("vanilla", "alibi", "yarn"), measure=("speed", "quality"), phases=("prefill",), lengths=(512,))
+    for cell in expand(plan):
+        if cell.measure == "speed" and cell.method != "alibi":
+            empty.save(cell, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0)
+        elif cell.measure == "quality" and cell.method != "yarn":
+            empty.save(cell, [{"metric": "bits_per_byte", "value": 2.0, "T": 256}], 1.0)
+    app = show("trade_off", m="vanilla,alibi,yarn")
+    found = frame_with(app, "not measured").set_index("method")["not measured"].to_dict()
+    assert found == {"alibi": "prefill time at T = 512", "yarn": "bits per byte at T = 256"}
+    assert "cpu float32" in texts(app)

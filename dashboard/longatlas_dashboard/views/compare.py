@@ -48,7 +48,7 @@ def _costs(methods: list[str]) -> tuple[Any, pd.DataFrame]:
         return None, data.store().rows(keys=[])
     chosen = selection.rows_under(methods, analysis.SHAPED, setting, key="impl")
     words = "Medians with 95% intervals; a cross above a plot is a cell that failed."
-    st.caption(safe.plain(f"{data.setting_text(setting)}. {plots.repeats(chosen)} {words}"))
+    st.caption(safe.plain(f"{plots.subtitle(setting, chosen)} {words}"))
     plots.all_views(chosen, key="compare")
     return setting, chosen
 
@@ -62,7 +62,7 @@ def _quality(methods: list[str]) -> list[takeaway.Part]:
         setting = selection.choose_setting(methods, ("quality",), key=f"on_{task}", phase=task)
         chosen = selection.rows_under(methods, ("quality",), setting, task)
         shown.append((setting, chosen))
-        st.caption(safe.plain(data.setting_text(setting)))
+        st.caption(safe.plain(plots.subtitle(setting, chosen)))
         by_depth = analysis.depths(chosen)
         told_elsewhere = {"", CHANCE, *ABOUT_TRAINING, *by_depth["metric"]}
         for metric in dict.fromkeys(chosen["metric"]):

@@ -29,9 +29,8 @@ def page() -> None:
         _table_1()
         return
     rows = selection.rows_under(methods, ("memory",), setting, key="impl")
-    st.caption(
-        safe.plain(data.setting_text(setting)) + ". Live tensors counted at every operation; × is the formula's."
-    )
+    words = "Live tensors counted at every operation; × is the formula's."
+    st.caption(safe.plain(f"{plots.subtitle(setting, rows)} {words}"))
     shown = [view for view in plots.BYTES if view.phase in set(rows["phase"])]
     for view in plots.beside(shown):
         _plot(rows, view, setting)

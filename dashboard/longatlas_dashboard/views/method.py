@@ -250,8 +250,8 @@ def _measured(method: Method) -> None:
             command=f"longatlas run --methods {_beside(method.name)} --lengths 512,1024,2048",
         )
         return
-    st.caption(safe.plain(data.setting_text(setting)))
     chosen = selection.rows_under(specs, analysis.SHAPED, setting, key="impl")
+    st.caption(safe.plain(plots.subtitle(setting, chosen)))
     plots.all_views(chosen, key="method")
     ui.table(plots.growth_table(chosen))
     takeaway.of_view(specs, [(setting, chosen)], key="method")

@@ -54,7 +54,7 @@ def _about(task: str, setting: Any, rows: pd.DataFrame) -> None:
         st.text(known.summary)
     chance = rows.loc[rows["metric"] == CHANCE, "value"]
     guess = f" Guessing gives {chance.iloc[0]:.1%}." if len(chance) else ""
-    st.caption(safe.plain(data.setting_text(setting)) + "." + guess)
+    st.caption(safe.plain(plots.subtitle(setting, rows)) + guess)
 
 
 def _accuracy(task: str, rows: pd.DataFrame) -> None:
@@ -102,7 +102,7 @@ def depth_maps(rows: pd.DataFrame, task: str, *, key: str) -> None:
             worst = own.loc[own["value"].idxmin()]
             about = f"{task}, {name}: accuracy by depth and T; the least is {worst['value']:.0%} at depth "
             with column:
-                st.caption(safe.plain(f"{name}, {int(own['n'].max())} trials a cell"))
+                st.caption(safe.plain(f"{name}, n = {int(own['n'].max())} a cell"))
                 ui.chart(
                     charts.depth_map(own, theme=ui.theme()),
                     alt_text=f"{about}{worst['depth']}, T = {worst['T']}. All values are in the table Values.",

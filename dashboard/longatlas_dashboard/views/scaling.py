@@ -28,7 +28,7 @@ def page() -> None:
         return
     rows = selection.rows_under(methods, ("speed",), setting, key="impl")
     phases, unit, slopes = _controls(rows)
-    st.caption(safe.plain(data.setting_text(setting)) + ". " + plots.repeats(rows) + " A cross is a cell that failed.")
+    st.caption(safe.plain(f"{plots.subtitle(setting, rows)} A cross is a cell that failed."))
     shown = [view for view in plots.TIMES if view.phase in phases]
     for view in plots.beside(shown):
         _plot(rows, view, unit, slopes)

@@ -20,6 +20,12 @@ COSTS = {
     "state": plots.BY_KEY["state"],
 }
 TASK = "language_model"
+# metric -> its words, and whether less is better; the first that most methods have is shown first
+QUALITIES = {
+    "bits_per_byte": ("bits per byte", True),
+    "bits_per_byte_at_end": ("bits per byte at the end", True),
+    "accuracy": ("accuracy", False),
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ def page() -> None:
             f"--measure speed,memory,quality --tasks {quality.task}",
         )
         return
-    _draw(points, view, quality)
+    _draw(points, view, quality, plots.subtitle(setting, shaped[shaped["phase"] == view.phase]))
+    _left_out(methods, points, cost, view, quality)
     costs = shaped[(shaped["phase"] == view.phase) & (shaped["measure"] == view.measure)]
     takeaway.of_view(methods, [(setting, costs), (quality.setting, quality.rows)], key="trade")
 
@@ -76,9 +83,14 @@ def _quality(methods: list[str]) -> Quality | None:
             methods, ("quality",), key="on_quality", phase=task, label="Quality measured on"
         )
     rows = selection.rows_under(methods, ("quality",), setting, task)
-    metric = "bits_per_byte" if (rows["metric"] == "bits_per_byte").any() else "accuracy"
-    words = "bits per byte" if metric == "bits_per_byte" else "accuracy"
-    return Quality(task, setting, analysis.measured(rows, metric), words, metric == "bits_per_byte")
+    counts = {name: analysis.measured(rows, name)["method"].nunique() for name in QUALITIES}
+    there = [name for name in QUALITIES if counts[name]] or ["accuracy"]
+    metric = max(there, key=lambda name: counts[name])
+    if len(there) > 1:
+        metric = controls.segments(
+            "Quality as", there, key="metric", default=metric, words=lambda name: QUALITIES[name][0]
+        )
+    return Quality(task, setting, analysis.measured(rows, metric), *QUALITIES[metric])
 
 
 def _title(task: str) -> str:
@@ -105,7 +117,27 @@ def _length(label: str, lengths: list[int], default: int | None, *, key: str) ->
     return found
 
 
-def _draw(points: pd.DataFrame, view: plots.View, quality: Quality) -> None:
+def _left_out(methods: list[str], points: pd.DataFrame, cost: pd.DataFrame, view: plots.View, quality: Quality) -> None:
+    """Say which of the chosen methods have no point, and what of them is missing."""
+    first = points.iloc[0]
+    wanted = (
+        (set(cost["method"]), f"{view.title.lower()} at T = {marks.length_text(first['cost_T'])}"),
+        (
+            set(quality.rows.loc[quality.rows["T"] == first["quality_T"], "method"]),
+            f"{quality.title} at T = {marks.length_text(first['quality_T'])}",
+        ),
+    )
+    missing = {
+        spec: " and ".join(words for having, words in wanted if spec not in having)
+        for spec in methods
+        if spec not in set(points["method"])
+    }
+    if missing:
+        ui.section("Not drawn", "Chosen methods without a number for one of the two.")
+        ui.table(pd.DataFrame(missing.items(), columns=["method", "not measured"]))
+
+
+def _draw(points: pd.DataFrame, view: plots.View, quality: Quality, subtitle: str) -> None:
     frontier = analysis.pareto(points, "cost", "quality", y_less=quality.less)
     unit = "" if view.unit == "bytes" else f", {view.unit}"
     upto = marks.length_text(points["quality_T"].iloc[0])
@@ -120,7 +152,8 @@ def _draw(points: pd.DataFrame, view: plots.View, quality: Quality) -> None:
         quality_less=quality.less,
     )
     corner = "Lower left" if quality.less else "Upper left"
-    st.caption(f"{corner} is better on both. The dashed step joins what no other method beats in both.")
+    words = f"{corner} is better on both. The dashed step joins what no other method beats in both."
+    st.caption(safe.plain(f"{subtitle} {words}"))
     best = ", ".join(frontier["method"])
     about = f"{quality.title} against {view.title.lower()}. Not beaten in both: {best}."
     ui.chart(made, alt_text=f"{about} The numbers are in the table below.", key="trade")
@@ -134,7 +167,9 @@ def _table(points: pd.DataFrame, frontier: pd.DataFrame, view: plots.View, quali
         f"{words[name.partition('_')[0]]} {name.partition('_')[2]}".strip() if name != "method" else name
         for name in shown.columns
     ]
-    return shown.assign(frontier=["not beaten" if name in set(frontier["method"]) else "" for name in shown["method"]])
+    best = ["not beaten" if name in set(frontier["method"]) else "" for name in shown["method"]]
+    shown.insert(1, "frontier", best)
+    return shown
 
 
 page()

@@ -53,18 +53,30 @@ def one_value_each(frame: pd.DataFrame, preferred: str = "") -> pd.DataFrame:
     preferred  one of variants(frame): which to take of a method that was measured in several; else, and where the
                method lacks it, the one with numbers at most T, of equals the newest
 
-    Several seeds of the newest source become one row: `value` is their median (of quality, their mean), `low` the least
-    and `high` the greatest of their values and intervals, `n` the sum.
+    Rows of an older source of a method are left out. Several seeds become one row: `value` is their median (of
+    quality, their mean), `low` the least and `high` the greatest of their values and intervals, `n` the sum.
     """
     if frame.empty:
         return frame
-    rows = frame.reset_index(drop=True)
+    rows = newest_source(frame)
     rows = rows.assign(variant=_variant(rows), age=rows.index, good=rows["T"].where(rows["status"] == "ok"))
     sizes = rows.groupby([*_MEASURED, "variant"], as_index=False).agg(lengths=("good", "nunique"), age=("age", "max"))
     sizes["wanted"] = sizes["variant"] == preferred
     best = sizes.sort_values(["wanted", "lengths", "age"]).drop_duplicates(_MEASURED, keep="last")
     rows = rows.merge(best[[*_MEASURED, "variant"]], on=[*_MEASURED, "variant"])
     return _over_seeds(rows).sort_values("age").drop(columns=["variant", "age", "good"]).reset_index(drop=True)
+
+
+def newest_source(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of each measurement in each implementation only the rows of the method's newest source.
+
+    frame  flat rows, the oldest first
+    """
+    rows = frame.reset_index(drop=True)
+    if rows.empty:
+        return rows
+    newest = rows.groupby([*_MEASURED, _variant(rows)])["source"].transform("last")
+    return rows[rows["source"] == newest].reset_index(drop=True)
 
 
 def _variant(frame: pd.DataFrame) -> pd.Series:
@@ -79,7 +91,6 @@ def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     if not repeated.any():
         return rows
     several = rows[repeated].astype({"value": float, "low": float, "high": float})
-    several = several[several["source"] == several.groupby(keys)["source"].transform("last")]
     has_interval = several[["low", "high"]].notna().all(axis=1).groupby([several[key] for key in keys]).transform("any")
     ends = {name: several[name].fillna(several["value"].where(has_interval)) for name in ("low", "high")}
     several = several.assign(**ends)
