@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from longatlas.errors import LongAtlasError
 from longatlas.harness.demo import METHODS
 from longatlas.store import Store, queries, store_url
 from longatlas.store.connection import is_sqlite
-from longatlas_dashboard import settings
+from longatlas_dashboard import safe, settings
 
 # What may go wrong with a store while it is read or written.
 STORE_ERRORS = (LongAtlasError, SQLAlchemyError)
@@ -89,6 +90,13 @@ def setting_text(condition: Any) -> str:
     words = [str(condition["machine"]), f"{condition['device']} {condition['dtype']}"]
     level = [f"level {condition['level']}"] if condition["level"] not in ("", "decoder") else []
     return " · ".join([*words, f"{threads} thread{'s' * (threads != 1)}", *level, shape])
+
+
+def run_text(run: Any) -> str:
+    """A run (longatlas.store.queries.runs) in words: when, how much, from where."""
+    when = datetime.fromtimestamp(run["start"], UTC)
+    source = f"from {run['origin']}" if run["origin"] else "measured here"
+    return safe.cut(f"{when:%Y-%m-%d %H:%M} UTC, {run['cells']} cells, {source}")
 
 
 def names_with_rows(frame: pd.DataFrame) -> list[str]:

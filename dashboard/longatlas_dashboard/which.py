@@ -57,7 +57,7 @@ def _form() -> tuple[Case, str]:
         T = controls.slid("T, tokens", LENGTHS, key="T", default=4096, words=marks.length_text)
         phase = controls.segments("What you wait for", PHASES, key="phase", default="prefill")
     with middle:
-        memory = controls.slid("Memory at the peak, at most", BUDGETS, key="mem", default=NO_LIMIT, words=_budget_text)
+        memory = controls.slid("Memory, at most", BUDGETS, key="mem", default=NO_LIMIT, words=_budget_text)
         device = controls.segments("Device", DEVICES, key="device", default="cpu")
     with right:
         may_train = controls.segments(
@@ -90,12 +90,19 @@ def _most_measured(methods: Any, measures: tuple[str, ...], device: str, phase: 
 
 def _answer(case: Case, answer: Answer) -> None:
     fitting = answer.fitting
-    if fitting.empty:
+    if fitting.empty and answer.unmeasured:
+        words = f"None that may fit has been measured at T = {marks.length_text(case.T)} here."
+        st.info(words, icon=":material/straighten:")
+    elif fitting.empty:
         st.warning("Nothing that was measured fits; what was left out, and why, stands below.", icon=":material/block:")
-    for row in fitting.head(3).itertuples():
+    for row in answer.best(3).itertuples():
+        told = [marks.value_text(row.ms, "ms"), answer.reasons[row.method]]
         with st.container(horizontal=True, vertical_alignment="center"):
             ui.link("method", f"**{safe.plain(row.method)}**", id=str(row.method).partition(":")[0].partition("+")[0])
-            st.markdown(safe.plain(f"{marks.value_text(row.ms, 'ms')}: {answer.reasons[row.method]}"))
+            st.markdown(safe.plain(": ".join(part for part in told if part)))
+    if fitting["quality_T"].notna().any():
+        upto = marks.length_text(int(fitting["quality_T"].max()))
+        st.caption(f"Quality is bits per byte up to T = {upto}; memory counts weights and inputs.")
     if len(fitting):
         with st.container(horizontal=True):
             chosen = ",".join(fitting["method"].head(plots.AT_MOST))
@@ -109,10 +116,8 @@ def _answer(case: Case, answer: Answer) -> None:
         with st.expander(f"Left out: {len(answer.excluded)}"):
             ui.table(pd.DataFrame(answer.excluded.items(), columns=["method", "why"]))
     if answer.plan is not None:
-        words = (
-            f"Not measured at T = {marks.length_text(case.T)} yet: {safe.texts(answer.unmeasured)}. One command does:"
-        )
-        st.markdown(words)
+        missing = safe.texts(answer.unmeasured)
+        st.markdown(f"Not measured at T = {marks.length_text(case.T)} yet: {missing}. One command does:")
         st.code(shlex.join(answer.plan.to_command()), language=None, wrap_lines=True)
         if not settings.read().read_only:
             ui.link("run", "Or run it from here", icon=":material/play_circle:", **plan_url.query_of(answer.plan))
@@ -123,7 +128,7 @@ def _table(fitting: pd.DataFrame, reasons: dict[str, str]) -> pd.DataFrame:
         {
             "method": fitting["method"],
             "time": [marks.value_text(ms, "ms") for ms in fitting["ms"]],
-            "peak memory": [marks.value_text(size, "bytes") for size in fitting["bytes"]],
+            "memory": [marks.value_text(size, "bytes") for size in fitting["bytes"]],
             "bits per byte": [f"{bits:.3f}" if pd.notna(bits) else "" for bits in fitting["quality"]],
             "up to T": [marks.length_text(int(T)) if pd.notna(T) else "" for T in fitting["quality_T"]],
             "measured": ["between" if between else "at T" for between in fitting["between"]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import sqlalchemy as sa
@@ -147,3 +148,40 @@ def test_taxonomy_has_the_surveys_tables_of_evaluation_and_toolkits(empty: Store
     shown = next(frame for frame in (e.value for e in table.dataframe) if "page" in frame)
     assert "method?id=yarn" in set(shown["page"])
     assert set(shown["status"]) == {"runnable"}
+
+
+def test_home_counts_what_was_measured_here_and_lists_runs_of_the_terminal(empty: Store, tmp_path: Path) -> None:
+    plan = Plan(methods=("vanilla", "yarn:factor=2", "yarn:factor=8"), measure=("speed", "memory"), lengths=(512,))
+    for cell in expand(plan):
+        if cell.method != "yarn:factor=8.0" or cell.measure == "memory":
+            empty.save(cell, [{"metric": "x", "value": 1.0}], 1.0)
+    app = show("home")
+    counts = {metric.label: metric.value for metric in app.metric}
+    assert (counts["Methods measured"], counts["Methods verified"]) == ("2", "2")
+    papers = {paper.address for node in catalog.load_catalog().taxonomy.walk() for paper in node.papers}
+    assert counts["Papers described"] == str(len(papers))
+    assert "cells, measured here" in texts(app).replace("\\", "")
+    export_rows(empty.rows(samples=True).assign(machine="another"), tmp_path / "rows.json")
+    with empty.writing() as connection:
+        connection.execute(sa.delete(CELLS))
+    import_rows(empty, read_rows(tmp_path / "rows.json"), "elsewhere")
+    counts = {metric.label: metric.value for metric in show("home").metric}
+    assert (counts["Methods measured"], counts["Methods verified"]) == ("0", "0")
+
+
+def test_home_says_where_nothing_was_measured_at_a_length(filled: Store) -> None:
+    words = texts(show("home", T="1048576"))
+    assert "None that may fit has been measured at T = 1M here." in words
+    assert "Nothing that was measured fits" not in words
+    lines = texts(show("home", T="512"))
+    for what in ("the fastest", "the best quality", "the least memory"):
+        assert what in lines
+
+
+def test_homes_link_opens_the_plan_that_it_prints(filled: Store) -> None:
+    app = show("home", T="512", phase="decode", mem=str(1 << 37))
+    (command,) = (code.value for code in app.code if code.value.startswith("longatlas run"))
+    link = next(link for link in app.get("page_link") if link.proto.label == "Or run it from here")
+    query = dict(part.split("=") for part in unquote(link.proto.query_string).lstrip("?").split("&"))
+    opened = texts(show("run", **query))
+    assert command in opened

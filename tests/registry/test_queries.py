@@ -74,6 +74,19 @@ def test_counts_and_methods(store: Store) -> None:
     assert list(found["cells"]) == [frame[frame["method"] == name]["cell"].nunique() for name in found["method"]]
 
 
+def test_methods_that_this_machine_measured(store: Store) -> None:
+    frame = store.rows()
+    machine = str(frame["machine"].iloc[0])
+    good = frame[frame["status"] == "ok"]
+    timed = set(good.loc[good["measure"] == "speed", "method"])
+    found = queries.methods_on(store, machine)
+    assert set(found["method"]) == set(good["method"])
+    assert dict(zip(found["method"], found["checked"], strict=True)) == {
+        name: name in timed for name in found["method"]
+    }
+    assert queries.methods_on(store, "another").empty
+
+
 def test_settings_and_their_rows(store: Store) -> None:
     found = queries.settings(store, ["vanilla", "alibi"], ["speed", "memory"])
     assert sorted(found["dtype"]) == ["float32", "float64"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import psutil
 import streamlit as st
 
 from longatlas import catalog
 from longatlas.harness import cells, jobs
-from longatlas_dashboard import data, job_view, marks, safe, settings, tree, ui, which
+from longatlas_dashboard import data, job_view, marks, safe, settings, ui, which
 
 WAYS = (
     ("taxonomy", "Find a method", "Walk the survey's tree: what each family changes, which papers run here."),
@@ -43,35 +44,53 @@ def _ways_in() -> None:
 
 def _counts() -> None:
     atlas = catalog.load_catalog()
-    found = tree.entries(atlas)
+    papers = {paper.address for node in atlas.taxonomy.walk() for paper in node.papers}
     ready = sum(catalog.method_status(method) == "ready" for method in atlas.methods.values())
-    rows, _, measured = data.ask("counts")
+    here = data.ask("methods_on", cells.machine_name())
     facts = (
-        ("Papers described", sum(entry.paper is not None for entry in found)),
-        ("Methods ready here", ready),
-        ("Methods measured", measured),
-        ("Values stored", rows),
+        ("Papers described", len(papers), "Different papers in the taxonomy; a few stand at two places."),
+        ("Methods ready here", ready, "Methods that can run on this machine."),
+        (
+            "Methods verified",
+            _names(here[here["checked"]]),
+            "Compared with their reference here, before a time was taken.",
+        ),
+        ("Methods measured", _names(here), "Methods with a number that this machine measured, with any options."),
     )
-    for column, (label, value) in zip(st.columns(len(facts)), facts, strict=True):
-        column.metric(label, f"{value:,}")
+    for column, (label, value, about) in zip(st.columns(len(facts)), facts, strict=True):
+        column.metric(label, f"{value:,}", help=about)
+
+
+def _names(rows: pd.DataFrame) -> int:
+    """How many methods, whatever their options and combinations."""
+    return len({part.partition(":")[0] for spec in rows["method"] for part in spec.split("+")})
 
 
 def _newest_runs() -> None:
+    """Jobs of the queue, and cells that were finished one after the other, wherever they were started."""
     ui.section("Newest runs")
-    found = jobs.jobs(data.store(), limit=6)
-    if not found:
+    found = jobs.jobs(data.store(), limit=4)
+    runs = data.ask("runs").head(4)
+    if not found and runs.empty:
         ui.empty(
-            "Nothing has been run from the dashboard yet.",
-            command="" if data.ask("counts")[0] else "longatlas demo",
+            "Nothing has been run yet.",
+            command="longatlas demo",
             page="" if settings.read().read_only else "run",
             label="Run something small",
         )
-        return
     for job in found:
         with st.container(horizontal=True, vertical_alignment="center"):
             ui.link("jobs", f"Job {job.id}", job=job.id)
             job_view.badge(job)
             st.caption(safe.plain(job_view.words(job)))
+    starts = [f"{start:.0f}" for start in data.ask("runs")["start"]]
+    for run, start, before in zip(runs.to_dict("records"), starts, [*starts[1:], ""], strict=False):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if before:
+                ui.link("results", "What changed", two="true", a=before, b=start)
+            else:
+                ui.link("results", "Results")
+            st.caption(safe.plain(data.run_text(run)))
 
 
 def _machine() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
@@ -110,7 +109,7 @@ def _two_runs() -> None:
     if not st.toggle("Compare two runs", key="two", value=False, bind="query-params"):
         return
     runs = data.ask("runs")
-    names = [_run_name(run) for run in runs.to_dict("records")]
+    names = [data.run_text(run) for run in runs.to_dict("records")]
     sides = [*range(len(runs)), SHIPPED]
     words = [*names, "the baseline that is shipped"]
     texts = [*(f"{run['start']:.0f}" for run in runs.to_dict("records")), SHIPPED]
@@ -143,16 +142,10 @@ def _two_runs() -> None:
     st.code('longatlas compare before.sqlite --fail "median:5%,peak_bytes:2%"', language=None)
 
 
-def _run_name(run: dict[str, Any]) -> str:
-    when = datetime.fromtimestamp(run["start"], UTC)
-    source = f"from {run['origin']}" if run["origin"] else "measured here"
-    return safe.cut(f"{when:%Y-%m-%d %H:%M} UTC, {run['cells']} cells, {source}")
-
-
 def _side(runs: pd.DataFrame, place: int) -> Side:
     run = runs.iloc[place]
     rows = data.ask("rows_of_run", str(run["origin"]), float(run["start"]), float(run["end"]))
-    return side_of(_run_name(run.to_dict()), newest_of(rows))
+    return side_of(data.run_text(run.to_dict()), newest_of(rows))
 
 
 def _import() -> None:

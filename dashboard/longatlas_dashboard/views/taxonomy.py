@@ -25,10 +25,11 @@ def page() -> None:
     found = tree.entries(atlas)
     listed = [entry.paper for entry in found if entry.paper]
     added = sum(paper.added for paper in listed)
+    different = len({paper.address for paper in listed})
     ui.header(
         "Taxonomy",
-        f"{len(atlas.taxonomy.leaves)} leaves, {len(listed) - added} papers of the survey "
-        f"[arXiv {atlas.taxonomy.arxiv}]({atlas.taxonomy.url}) and {added} more. "
+        f"{len(atlas.taxonomy.leaves)} leaves with {len(listed) - added} entries of the survey "
+        f"[arXiv {atlas.taxonomy.arxiv}]({atlas.taxonomy.url}) and {added} more: {different} papers. "
         "Numbers count what runs here.",
     )
     if "node_chosen" in st.session_state:

@@ -58,6 +58,13 @@ class Answer:
     unmeasured: tuple[str, ...] = ()
     plan: Plan | None = None
 
+    def best(self, count: int) -> pd.DataFrame:
+        """Of those that fit the fastest, the best in quality, the least in memory, and then the next fastest."""
+        if self.fitting.empty:
+            return self.fitting
+        first = [self.fitting[name].idxmin() for name in ("ms", "quality", "bytes") if self.fitting[name].notna().any()]
+        return self.fitting.loc[list(dict.fromkeys([*first, *self.fitting.index]))[:count]]
+
 
 def choose(case: Case, candidates: Sequence[str], shaped: pd.DataFrame, quality: pd.DataFrame, plan: Plan) -> Answer:
     """Answer a case.

@@ -40,6 +40,23 @@ def methods(store: Store) -> pd.DataFrame:
     return store.frame(query)
 
 
+def methods_on(store: Store, machine: str) -> pd.DataFrame:
+    """Specs with a number that a machine measured.
+
+    Columns: method, checked (it has a time, which is taken only after the comparison with its reference).
+    """
+    timed = sa.func.max(sa.case((SERIES.c.measure == "speed", 1), else_=0))
+    query = (
+        sa.select(SERIES.c.method, timed.label("checked"))
+        .join(CELLS, CELLS.c.series == SERIES.c.id)
+        .join(SETTINGS, SERIES.c.setting == SETTINGS.c.id)
+        .where(SETTINGS.c.machine == machine, CELLS.c.status == "ok")
+        .group_by(SERIES.c.method)
+        .order_by(sa.func.min(SERIES.c.id))
+    )
+    return store.frame(query).astype({"checked": bool})
+
+
 def settings(store: Store, methods: Sequence[str], measures: Sequence[str], phase: str = "") -> pd.DataFrame:
     """The settings that methods were measured under, the newest first: only rows of one setting compare.
 
