@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from longatlas_dashboard import safe
+from longatlas_dashboard.theme import DARK
 
 
 def query(name: str) -> str:
@@ -76,9 +77,10 @@ def selected(
 def slid(label: str, options: Sequence[Any], *, key: str, default: Any, words: Callable[[Any], str] = str) -> Any:
     """One of ordered options on a slider."""
     start = _asked_for(key, options, str, default)
-    return _told(
-        key, st.select_slider(label, options, start, format_func=lambda v: ink(words(v)), key=key), str, default
-    )
+    # Markup would be read out, and is needed on a dark ground only.
+    dark = st.context.theme.type == DARK.name
+    shown = (lambda value: ink(words(value))) if dark else words
+    return _told(key, st.select_slider(label, options, start, format_func=shown, key=key), str, default)
 
 
 def several(label: str, options: Sequence[str], *, key: str, default: Sequence[str] = ()) -> list[str]:

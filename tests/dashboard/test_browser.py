@@ -182,7 +182,7 @@ def test_no_page_overflows_or_fails(browser: Any, filled_address: str, width: in
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_on_any_page(browser: Any, filled_address: str, theme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    context = browser.new_context(viewport={"width": 1440, "height": 1400}, color_scheme=theme)
+    context = browser.new_context(viewport={"width": 1440, "height": 4000}, color_scheme=theme)
     page = context.new_page()
     found = []
     for name in NAMES:

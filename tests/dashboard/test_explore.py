@@ -117,7 +117,7 @@ def test_home_answers_which_method_and_says_what_is_not_measured(filled: Store) 
     assert left_out["alibi"] == "computes something else than vanilla attention"
     assert "the fastest" in words
     app = show("home", T="16384")
-    assert "Nothing that was measured fits" in app.warning[0].value
+    assert "None that may fit has been measured at T = 16K here." in app.info[0].value
     command = next(code.value for code in app.code if "--lengths 16384" in code.value)
     assert command.startswith("longatlas run --methods vanilla,")
     app = show("home", device="cuda")

@@ -30,6 +30,7 @@ from longatlas_dashboard import (
     tree,
     ui,
 )
+from longatlas_dashboard.theme import DARK
 
 
 def page() -> None:
@@ -263,8 +264,10 @@ def _source(method: Method) -> None:
     if not files:
         st.caption("Its builders come from no file.")
         return
+    # Streamlit's colours for code on a light ground, and its line numbers, have too little contrast.
+    language = "python" if ui.theme() is DARK else None
     for tab, text in zip(st.tabs([safe.plain(name) for name in files]), files.values(), strict=True):
-        tab.code(text, language="python", line_numbers=True, wrap_lines=True)
+        tab.code(text, language=language, wrap_lines=True)
 
 
 page()

@@ -12,6 +12,7 @@ from longatlas.taxonomy import Node, Section
 from longatlas_dashboard import charts, controls, safe, tree, ui
 
 PAGE_SIZE = 24
+TREE_HEIGHT = 620  # pixels
 TABS = {"map": "Map", "text": "Text tree", "evaluation": "Evaluation", "toolkits": "Toolkits"}
 _BADGES = {
     tree.RUNNABLE: ("green", "play_arrow"),
@@ -43,19 +44,23 @@ def page() -> None:
     for name, tab in zip(TABS, controls.tabs(TABS, key="view"), strict=True):
         if tab.open:
             with tab:
-                _view(name, path, found)
-    _node(node)
+                _view(name, node, found)
     _list(tree.under(found, path))
 
 
-def _view(name: str, path: str, found: list[tree.Entry]) -> None:
-    """What a tab shows: the tree as a picture or as text, or a chapter of the survey beside it."""
+def _view(name: str, node: Node | None, found: list[tree.Entry]) -> None:
+    """What a tab shows: the tree and its chosen node, as a picture or as text, or a chapter of the survey."""
     taxonomy = catalog.load_catalog().taxonomy
     if name == "map":
-        _icicle(path)
+        _icicle(node.path if node else "")
+        _node(node)
     elif name == "text":
-        for root in taxonomy.roots:
-            _branch(root, found)
+        left, right = st.columns([3, 2], gap="large")
+        with left, st.container(height=TREE_HEIGHT):
+            for root in taxonomy.roots:
+                _branch(root, found, node)
+        with right:
+            _node(node)
     elif name == "evaluation":
         _chapter(taxonomy.evaluation, "e")
     else:
@@ -86,21 +91,25 @@ def _chapter(chapter: Section, key: str) -> None:
     ui.table(shown, height=420, column_config={"address": address})
 
 
-def _branch(node: Node, found: list[tree.Entry]) -> None:
+def _branch(node: Node, found: list[tree.Entry], chosen: Node | None) -> None:
     inside = tree.under(found, node.path)
     ready = sum(entry.status == tree.RUNNABLE for entry in inside)
     depth = node.path.count("/")
     with st.container(horizontal=True, gap="small"):
         if depth:
             st.space(28 * depth)
-        _way(f"{safe.plain(node.title)}  ({ready} of {len(inside)})", node.path, "tree")
+        words = f"{safe.plain(node.title)}  ({ready} of {len(inside)})"
+        if node == chosen:
+            _way(f"**{words}**", node.path, "tree", ":material/arrow_right:")
+        else:
+            _way(words, node.path, "tree")
     for child in node.children:
-        _branch(child, found)
+        _branch(child, found, chosen)
 
 
 def _node(node: Node | None) -> None:
     if node is None:
-        ui.section("The whole tree", "Choose a node in the map to narrow the list below.")
+        ui.section("The whole tree", "Choose a node of the tree to narrow the list below.")
         return
     ui.section(safe.plain(node.title))
     steps = node.path.split("/")
@@ -182,7 +191,8 @@ def _card(entry: tree.Entry) -> None:
         address = safe.web_address(entry.paper.address)
         source = f"[{'arXiv ' + entry.paper.arxiv if entry.paper.arxiv else 'paper'}]({address})" if address else ""
         code = f" · [code]({entry.paper.code})" if safe.web_address(entry.paper.code) else ""
-        st.caption(f"{safe.plain(entry.paper.first_author)}, {entry.paper.year} · {source}{code}")
+        # Not a caption: it fades its links until they cannot be read.
+        st.markdown(f":gray[{safe.plain(entry.paper.first_author)}, {entry.paper.year}] · {source}{code}")
     elif entry.method:
         st.text(safe.cut(entry.method.summary, 400))
     st.caption(safe.plain(entry.node.title))
