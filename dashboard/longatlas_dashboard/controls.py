@@ -14,6 +14,9 @@ import streamlit as st
 from longatlas_dashboard import safe
 from longatlas_dashboard.theme import DARK
 
+# Session's name of what a control last wrote into the address.
+_SEEN = "in the address: "
+
 
 def query(name: str) -> str:
     """A query parameter, "" when it is not in the URL."""
@@ -45,16 +48,10 @@ def segments(
     name: Callable[[Any], str] = str,
 ) -> Any:
     """One of a few options beside each other; without a default none may be chosen. `name` is its text in the URL."""
-    start = _asked_for(key, options, name, default)
+    start = _start(key, _asked_for(key, options, name, default))
     required = default is not None
     chosen = st.segmented_control(
-        label,
-        options,
-        default=start,
-        required=required,
-        format_func=lambda value: ink(words(value)),
-        key=key,
-        wrap=True,
+        label, options, default=start, required=required, format_func=lambda v: ink(words(v)), key=key, wrap=True
     )
     return _told(key, chosen, name, default)
 
@@ -70,13 +67,14 @@ def selected(
 ) -> Any:
     """One of many options in a list that opens; the first without a default."""
     first = options[0] if default is None else default
-    start = list(options).index(_asked_for(key, options, name, first))
-    return _told(key, st.selectbox(label, options, start, format_func=words, key=key), name, first)
+    start = _start(key, _asked_for(key, options, name, first))
+    place = 0 if start is None else list(options).index(start)
+    return _told(key, st.selectbox(label, options, place, format_func=words, key=key), name, first)
 
 
 def slid(label: str, options: Sequence[Any], *, key: str, default: Any, words: Callable[[Any], str] = str) -> Any:
     """One of ordered options on a slider."""
-    start = _asked_for(key, options, str, default)
+    start = _start(key, _asked_for(key, options, str, default))
     # Markup would be read out, and is needed on a dark ground only.
     dark = st.context.theme.type == DARK.name
     shown = (lambda value: ink(words(value))) if dark else words
@@ -85,17 +83,27 @@ def slid(label: str, options: Sequence[Any], *, key: str, default: Any, words: C
 
 def several(label: str, options: Sequence[str], *, key: str, default: Sequence[str] = ()) -> list[str]:
     """Any number of a few options; those of `default` where the URL names none."""
-    asked = pick(options, query_list(key)) or list(default)
-    chosen = st.pills(label, options, selection_mode="multi", default=asked, format_func=ink, key=key, wrap=True)
-    set_query(**{key: "" if list(chosen) == list(default) else ",".join(chosen)})
+    start = _start(key, pick(options, query_list(key)) or list(default))
+    chosen = st.pills(label, options, selection_mode="multi", default=start, format_func=ink, key=key, wrap=True)
+    _write(key, "" if list(chosen) == list(default) else ",".join(chosen))
     return list(chosen)
+
+
+def page_number(label: str, pages: int, *, key: str) -> int:
+    """Which of some pages is shown, from 0."""
+    asked = safe.whole_number(query(key)) or 1
+    start = _start(key, min(max(asked, 1), pages))
+    chosen = int(st.number_input(label, 1, pages, **({} if start is None else {"value": start}), key=key))
+    _write(key, "" if chosen == 1 else str(chosen))
+    return chosen - 1
 
 
 def tabs(labels: Mapping[str, str], *, key: str) -> list[Any]:
     """Tabs by their short names; `open` of each says whether it is the one that is seen."""
     names = list(labels)
-    start = _asked_for(key, names, str, names[0])
-    made = list(st.tabs(list(labels.values()), default=labels[start], key=key, on_change="rerun"))
+    asked = _asked_for(key, names, str, names[0])
+    start = _start(key, labels[asked])
+    made = list(st.tabs(list(labels.values()), default=start, key=key, on_change="rerun"))
     _told(key, next((name for name, tab in zip(names, made, strict=True) if tab.open), None), str, names[0])
     return made
 
@@ -111,11 +119,28 @@ def _asked_for(key: str, options: Sequence[Any], name: Callable[[Any], str], def
     return next((option for option in options if asked and name(option) == asked), default)
 
 
+def _start(key: str, asked: Any) -> Any:
+    """What a control begins with: None where it has a value already.
+
+    Where the address was changed by another hand (the browser's Back, a link), its value replaces the control's.
+    """
+    if key not in st.session_state:
+        return asked
+    if query(key) != st.session_state.get(_SEEN + key, query(key)):
+        st.session_state[key] = asked
+    return None
+
+
 def _told(key: str, chosen: Any, name: Callable[[Any], str], default: Any) -> Any:
     """Write what was chosen into the URL; the default needs no word."""
     found = default if chosen is None else chosen
-    set_query(**{key: "" if found is None or found == default else name(found)})
+    _write(key, "" if found is None or found == default else name(found))
     return found
+
+
+def _write(key: str, text: str) -> None:
+    set_query(**{key: text})
+    st.session_state[_SEEN + key] = text
 
 
 def pick(options: Sequence[str], wanted: Iterable[str]) -> list[str]:

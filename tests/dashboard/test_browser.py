@@ -231,6 +231,12 @@ def test_a_choice_stands_in_the_address_and_survives_a_reload(page: Any, filled_
     page.wait_for_selector(READY)
     page.get_by_text("Prefill rate").wait_for()
     assert page.get_by_text("Train rate").count() == 0
+    page.get_by_role("radio", name="× vanilla").click()
+    page.get_by_text("Prefill time over that of vanilla").wait_for()
+    page.wait_for_url(re.compile("u=ratio"))
+    page.go_back()
+    page.get_by_text("Prefill rate").wait_for()
+    page.wait_for_url(re.compile("u=rate"))
 
 
 def test_the_text_tree_leads_to_the_same_node_as_the_map(page: Any, filled_address: str) -> None:

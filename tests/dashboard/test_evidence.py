@@ -15,7 +15,7 @@ from showing import charts_of, frame_with, show, texts
 
 from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan, plan_from_yaml
-from longatlas.store import Store
+from longatlas.store import Store, queries
 from longatlas.store.schema import CELLS
 
 
@@ -216,3 +216,15 @@ def test_trade_off_says_which_methods_have_no_point(empty: Store) -> None:
     found = frame_with(app, "not measured").set_index("method")["not measured"].to_dict()
     assert found == {"alibi": "prefill time at T = 512", "yarn": "bits per byte at T = 256"}
     assert "cpu float32" in texts(app)
+
+
+def test_a_page_of_rows_has_an_address(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "PAGE", 50)
+    newest = filled.rows()["id"].iloc[::-1].tolist()
+    for page in (1, 2):
+        app = show("results", page=str(page))
+        assert app.number_input(key="page").value == page
+        assert frame_with(app, "id")["id"].tolist() == newest[50 * (page - 1) : 50 * page]
+    app.number_input(key="page").set_value(1).run()
+    assert "page" not in app.query_params
+    assert show("results", page="9999").number_input(key="page").value == -(-len(newest) // 50)

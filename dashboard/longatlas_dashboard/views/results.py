@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from longatlas.compare import SHIPPED, Side, compare, load_side
-from longatlas.compare.comparison import SAME
+from longatlas.compare.comparison import SAME, VERDICTS, Line
 from longatlas.compare.identity import newest as newest_of
 from longatlas.compare.sides import side_of
 from longatlas.errors import LongAtlasError
@@ -20,6 +20,7 @@ from longatlas_dashboard import controls, data, safe, settings, takeaway, ui, up
 
 FILTERS = {"m": "method", "w": "measure", "p": "phase", "l": "level", "s": "status", "d": "device", "y": "dtype"}
 FIRST = ["method", "measure", "phase", "T", "metric", "value", "unit", "low", "high", "status", "reason"]
+CHANGE = ["verdict", "method", "phase", "metric", "T", "baseline", "candidate", "change", "unit"]
 MOST = 200_000  # rows that a download holds; `longatlas results export` writes any number
 
 
@@ -57,7 +58,7 @@ def _rows(total: int) -> None:
         ui.empty("No row matches. Take out a filter.")
         return
     number = _page_number(found)
-    shown = queries.page(data.store(), chosen, **which, number=number)
+    shown = queries.page(data.store(), chosen, **which, number=number, size=queries.PAGE)
     ui.table(
         flatten(shown),
         height=560,
@@ -79,10 +80,8 @@ def _filters() -> dict[str, list[str]]:
 def _page_number(found: int) -> int:
     """Which page is shown, from 0; nothing to choose where there is one."""
     pages = -(-found // queries.PAGE)
-    if pages == 1:
-        return 0
     label = f"Page of {pages:,}, {queries.PAGE} rows each, the newest first"
-    return int(st.number_input(label, 1, pages, 1, key="page_number")) - 1
+    return 0 if pages == 1 else controls.page_number(label, pages, key="page")
 
 
 def flatten(rows: pd.DataFrame) -> pd.DataFrame:
@@ -137,9 +136,16 @@ def _two_runs() -> None:
     st.markdown(safe.plain(", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())))
     changed = [line for line in found.lines if line.verdict != SAME]
     if changed:
-        frame = pd.DataFrame([line.as_dict() for line in changed])
+        frame = changes(changed)
         ui.table(frame, height=min(420, 80 + 35 * len(frame)), key="compared")
     st.code('longatlas compare before.sqlite --fail "median:5%,peak_bytes:2%"', language=None)
+
+
+def changes(lines: list[Line]) -> pd.DataFrame:
+    """Lines of a comparison as a table: what is worse first, what was measured before how."""
+    ordered = sorted(lines, key=lambda line: VERDICTS.index(line.verdict))
+    frame = pd.DataFrame([line.as_dict() for line in ordered])
+    return frame[[*CHANGE, *(name for name in frame.columns if name not in CHANGE)]]
 
 
 def _side(runs: pd.DataFrame, place: int) -> Side:

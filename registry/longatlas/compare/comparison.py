@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from longatlas.compare.sides import Side
 
 BETTER, WORSE, SAME, DIFFERENT, MISSING, NEW = "better", "worse", "same", "different", "missing", "new"
+VERDICTS = (WORSE, MISSING, DIFFERENT, BETTER, NEW, SAME)  # what needs a look first
 BASELINE_METHOD = "vanilla"
 RATIO = f"x {BASELINE_METHOD}"  # the unit of values that are compared between machines
 FAILED = ("oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
