@@ -22,8 +22,8 @@ GROUPS = {
 }
 
 
-def pages(read_only: bool) -> dict[str, list[st.Page]]:
-    """The pages by group; a read-only dashboard has no Run page."""
+def pages() -> dict[str, list[st.Page]]:
+    """The pages by group."""
     return {
         group: [
             st.Page(
@@ -34,30 +34,33 @@ def pages(read_only: bool) -> dict[str, list[st.Page]]:
                 default=name == "home",
             )
             for name, title, icon in members
-            if not (read_only and name == "run")
         ]
         for group, members in GROUPS.items()
     }
 
 
-def draw_menu(listed: dict[str, list[st.Page]]) -> None:
-    """The pages in their groups. Streamlit's own menu of groups is no list that a screen reader can walk."""
+def draw_menu(listed: dict[str, list[st.Page]], read_only: bool) -> None:
+    """The pages in their groups. Streamlit's own menu of groups is no list that a screen reader can walk.
+
+    A read-only dashboard does not list Run; a shared address of it still opens, and says why.
+    """
     for group, members in listed.items():
         st.caption(group)
         with st.container(gap="xxsmall"):
             for member in members:
-                st.page_link(member)
+                if not (read_only and member.url_path == "run"):
+                    st.page_link(member)
 
 
 given = settings.read()
 known = gate.passed(given.token)
-listed = pages(given.read_only)
+listed = pages()
 page = st.navigation(listed, position="hidden")
 if not known:
     gate.ask()
 else:
     with st.sidebar:
-        draw_menu(listed)
+        draw_menu(listed, given.read_only)
     if given.read_only:
         st.sidebar.caption("Read-only: results are shown, nothing is started or changed.")
     ui.guarded(page.run)

@@ -89,6 +89,14 @@ def several(label: str, options: Sequence[str], *, key: str, default: Sequence[s
     return list(chosen)
 
 
+def many(label: str, options: Sequence[str], *, key: str, hint: str) -> list[str]:
+    """Any number of many options, in a list that opens."""
+    start = _start(key, pick(options, query_list(key)))
+    chosen = st.multiselect(label, options, default=start, key=key, placeholder=hint)
+    _write(key, ",".join(chosen))
+    return list(chosen)
+
+
 def page_number(label: str, pages: int, *, key: str) -> int:
     """Which of some pages is shown, from 0."""
     asked = safe.whole_number(query(key)) or 1

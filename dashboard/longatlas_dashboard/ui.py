@@ -62,7 +62,7 @@ def chart(made: alt.LayerChart, *, alt_text: str, key: str, **options: Any) -> A
 
 
 def table(frame: pd.DataFrame, *, key: str | None = None, **options: Any) -> Any:
-    return st.dataframe(frame, hide_index=True, width="stretch", key=key, **options)
+    return st.dataframe(frame, hide_index=True, width="stretch", key=key, placeholder="", **options)
 
 
 def guarded(page: Callable[[], None]) -> None:

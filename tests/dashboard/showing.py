@@ -19,7 +19,7 @@ APP = Path(ui.__file__).with_name("app.py")
 PAGES = sorted(path.stem for path in ui.PAGES.glob("*.py"))
 
 
-def show(page: str, **query: str) -> AppTest:
+def show(page: str, /, **query: str) -> AppTest:
     """The app after it has been opened at a page."""
     app = AppTest.from_file(str(APP), default_timeout=30)
     if page != "home":

@@ -15,7 +15,13 @@ from longatlas_dashboard import controls, data, marks, plots, safe, selection, s
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 BUDGETS = tuple(1 << power for power in range(18, 41))  # 256 KiB to 1 TiB
-PHASES = {"peak_prefill": "prefill", "peak_train": "train", "state": "state"}
+# What a budget may hold: its words, and the phase that it is measured in.
+WHOLE = {
+    "peak_prefill": ("prefill", "prefill"),
+    "peak_train": ("train", "train"),
+    "peak_decode": ("decode", "decode"),
+    "state": ("state alone", "prefill"),
+}
 
 
 def page() -> None:
@@ -66,24 +72,28 @@ def by_formula(values: pd.DataFrame, setting: Any) -> pd.DataFrame:
 
 
 def _budget(rows: pd.DataFrame) -> None:
-    ui.section("What fits", "The greatest T within a budget: measured, and drawn on along the log-log line.")
-    there = [key for key in PHASES if not analysis.measured(rows, *_of(key)).empty]
+    ui.section(
+        "What fits",
+        "The greatest T within a budget that holds weights, inputs and what a phase makes: measured, and drawn on "
+        "along the log-log line.",
+    )
+    sizes = {key: _sizes(rows, key) for key in WHOLE}
+    there = [key for key, found in sizes.items() if not found.empty]
     if not there:
         st.caption("No peak and no state has been measured.")
         return
-    left, right = st.columns([2, 3], vertical_alignment="bottom")
+    left, right = st.columns([3, 3], vertical_alignment="bottom")
     with left:
-        key = controls.segments("Of", there, key="of", default=there[0], words=lambda name: plots.BY_KEY[name].title)
+        key = controls.segments("Of", there, key="of", default=there[0], words=lambda name: WHOLE[name][0])
     with right:
         budget = controls.slid("Budget", BUDGETS, key="budget", default=64 << 20, words=marks.bytes_text)
-    failed = analysis.failures(rows, "memory", plots.BY_KEY[key].phase)
-    found = analysis.largest_that_fits(analysis.measured(rows, *_of(key)), float(budget), failed)
-    ui.table(fits_table(found))
+    failed = analysis.failures(rows, "memory", WHOLE[key][1])
+    ui.table(fits_table(analysis.largest_that_fits(sizes[key], float(budget), failed)))
 
 
-def _of(key: str) -> tuple[str, str]:
-    view = plots.BY_KEY[key]
-    return view.metric, view.phase
+def _sizes(rows: pd.DataFrame, key: str) -> pd.DataFrame:
+    phase = WHOLE[key][1]
+    return analysis.measured(rows, "state_bytes", phase) if key == "state" else analysis.needed_bytes(rows, phase)
 
 
 def fits_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -138,7 +148,8 @@ def _table_1() -> None:
     ):
         try:
             with st.spinner("Reading past all memory ..."):
-                record = findings.find(data.store(), "footprint")
+                findings.find(data.store(), "footprint")
+            st.rerun()
         except data.STORE_ERRORS as error:
             st.error(safe.plain(data.error_text(error)), icon=":material/error:")
     found = {row["name"]: row for row in record["found"]} if record else {}

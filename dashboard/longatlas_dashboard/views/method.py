@@ -189,7 +189,8 @@ def _finding(kind: str, method: Method, label: str, words: str) -> dict[str, Any
     if asked:
         try:
             with st.spinner("Working ..."):
-                record = findings.find(store, kind, combination)
+                findings.find(store, kind, combination)
+            st.rerun()
         except data.STORE_ERRORS as error:
             st.error(safe.plain(data.error_text(error)), icon=":material/error:")
     return record

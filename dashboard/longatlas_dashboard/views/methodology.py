@@ -53,8 +53,8 @@ move: inputs, weights, state and outputs, each once. `compute_share` and `bandwi
 them would take at the peak over the time measured; the larger one is the bound that is nearer.
 """,
     "One value of several": """
-Results keeps every row; plots, fits and tables beside them take one value for each method, phase, metric and T. Of a
-method that was measured in several implementations (or under several policies) they take the one that you choose, at
+Results keeps every row; plots, fits and tables beside them take one value for each method, phase, metric and T. When a
+method's source has changed they take what was measured since, and say so. Of a method that was measured in several implementations (or under several policies) they take the one that you choose, at
 first the one with most T. Of several seeds they take the median, of quality the mean; the interval reaches from the
 least end of theirs to the greatest.
 """,
@@ -63,7 +63,8 @@ Taken in a pass of its own, never while timing, by counting live tensors at ever
 on a GPU. `peak_bytes` is the most that the phase had made and still held at once; `saved_bytes` what forward kept for
 backward; `state_bytes` what is carried to the next call after a prefill of T tokens, found by walking the state's
 tensors: measured, never declared; `workspace_bytes` the peak less what was saved and what the phase leaves behind.
-`weight_bytes` and `input_bytes` were there before. `resident_peak_bytes` is the worker's peak resident size, Python and
+`weight_bytes` and `input_bytes` were there before; a budget, on Home and on Memory, must hold them too, and before a
+decode the state. `resident_peak_bytes` is the worker's peak resident size, Python and
 torch included; on a GPU `allocated_peak_bytes` is what the allocator had handed out at most, less the start.
 """,
     "Quality": """
@@ -96,6 +97,7 @@ GLOSSARY = {
     "objective",
     "impl": "a way to compute the same method: reference (fp64, from the paper), torch, triton",
     "retrofit": "a method that goes into a model trained without it",
+    "verified": "compared with its reference on this machine, in outputs, states and gradients, before any time of it",
     "exact": "a method that computes what vanilla attention computes, by another way",
     "state": "what is carried from one call to the next: caches, memories, sums",
     "prefill": "one forward pass over T tokens; decode is one token after T",

@@ -164,7 +164,8 @@ def _choose(shown: list[tree.Entry]) -> None:
     if not names:
         return
     left, right = st.columns([4, 1], vertical_alignment="bottom")
-    chosen = left.multiselect("Compare", names, key="to_compare", placeholder="choose several methods")
+    with left:
+        chosen = controls.many("Compare", names, key="m", hint="choose several methods")
     with right:
         if chosen:
             ui.link("compare", f"Compare {len(chosen)}", icon=":material/stacked_line_chart:", m=",".join(chosen))
