@@ -54,9 +54,10 @@ them would take at the peak over the time measured; the larger one is the bound 
 """,
     "One value of several": """
 Results keeps every row; plots, fits and tables beside them take one value for each method, phase, metric and T. When a
-method's source has changed they take what was measured since, and say so. Of a method that was measured in several implementations (or under several policies) they take the one that you choose, at
-first the one with most T. Of several seeds they take the median, of quality the mean; the interval reaches from the
-least end of theirs to the greatest.
+method's source has changed they take what was measured since, and say so. Of a method that was measured in several
+implementations (or under several policies) they take the one that you choose, at first the one with most lengths. Of
+several seeds they take the median, of quality the mean; the interval reaches from the least end of theirs to the
+greatest.
 """,
     "Memory": """
 Taken in a pass of its own, never while timing, by counting live tensors at every operation, the same way on a CPU and
