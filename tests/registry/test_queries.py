@@ -83,7 +83,9 @@ def test_settings_and_their_rows(store: Store) -> None:
         rows = queries.rows_of(store, ["vanilla", "alibi"], ["speed", "memory"], setting["setting"], setting["level"])
         expected = frame[frame["method"].isin(["vanilla", "alibi"]) & (frame["dtype"] == setting["dtype"])]
         assert list(rows["id"]) == list(expected["id"])
-        assert set(rows.columns) == set(expected.columns) - set(queries.NOT_PLOTTED)
+        assert set(rows.columns) == set(expected.columns) - set(queries.NOT_PLOTTED) | {"budget"}
+        assert set(rows.loc[rows["measure"] == "speed", "budget"]) <= {PLAN.budget}
+        assert rows.loc[rows["measure"] == "memory", "budget"].isna().all()
         assert setting["cells"] == expected["cell"].nunique()
     assert queries.settings(store, ["nothing"], ["speed"]).empty
     assert len(queries.settings(store, ["vanilla"], ["speed"], phase="train")) == 2

@@ -90,7 +90,8 @@ def rows_of(
 ) -> pd.DataFrame:
     """The newest flat rows of methods under one setting and level.
 
-    whole  every column and the samples, as an export has them; else without what no plot shows
+    whole  every column and the samples, as an export has them; else without what no plot shows, but with `budget`
+           (seconds of samples that a timing could take, NaN where that is not known)
     """
     chosen = (
         SERIES.c.method.in_(list(methods)),
@@ -98,9 +99,17 @@ def rows_of(
         SERIES.c.setting == setting,
         SERIES.c.level == level,
     )
-    columns = flat_rows(samples=True) if whole else flat_rows(without=NOT_PLOTTED)
+    columns = flat_rows(samples=True) if whole else flat_rows(without=NOT_PLOTTED).add_columns(_budget(store))
     query = columns.where(*chosen, CELLS.c.latest == 1)
     return store.frame(query.order_by(ROWS.c.id))
+
+
+def _budget(store: Store) -> sa.ColumnElement[Any]:
+    """The budget among a cell's facts."""
+    if store.is_sqlite:
+        return sa.func.json_extract(CELLS.c.versions, "$.budget", type_=sa.Float).label("budget")
+    budget: sa.ColumnElement[Any] = sa.cast(CELLS.c.versions, sa.JSON)["budget"].as_float()
+    return budget.label("budget")
 
 
 def past(store: Store, methods: Sequence[str]) -> pd.DataFrame:
