@@ -10,10 +10,11 @@ from typing import Any
 from longatlas.cards import Builder, Method, OptionValue
 from longatlas.catalog import impl_obstacle, load_catalog
 from longatlas.errors import LongAtlasError
-from longatlas.flops import Call, growing_cache
+from longatlas.flops import Call, causal_softmax, growing_cache
 from longatlas.slots import MIXER_REPLACES
 
 _KEEPS = {"mixer", "memory", "attention", "context"}
+_OPERATION = {"mixer", "attention", "memory"}
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,23 @@ def state_numbers(combination: Combination, call: Call) -> int | None:
         return growing_cache(call)
     formula = keeping[0].method.state_size
     return None if formula is None else int(call_with_options(formula, call, keeping[0].options))
+
+
+def operation_flops(combination: Combination, call: Call) -> float | None:
+    """Of one call of one layer's operation; None where a method gives no formula.
+
+    A method that fills the slot `position` alone changes no product and needs no formula. Two methods that both fill
+    mixer, attention or memory have no common one. Where nothing fills these, the operation is vanilla's.
+    """
+    methods = [part.method for part in combination.parts]
+    if any(method.flops is None and set(method.fills) != {"position"} for method in methods):
+        return None
+    parts = [part for part in combination.parts if _OPERATION & set(part.method.fills)]
+    if len(parts) > 1:
+        return None
+    formula = parts[0].method.flops if parts else causal_softmax
+    assert formula is not None
+    return float(call_with_options(formula, call, parts[0].options if parts else {}))
 
 
 def call_with_options(function: Callable[..., Any], subject: Any, options: Mapping[str, Any]) -> Any:

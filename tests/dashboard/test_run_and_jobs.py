@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from showing import show, texts
 
-from longatlas.harness import jobs
+from longatlas.harness import estimating, jobs
 from longatlas.harness.cells import expand
 from longatlas.harness.estimating import estimate
 from longatlas.harness.plan import Plan
@@ -124,11 +124,22 @@ def test_run_estimates_time_and_memory_and_refuses_what_cannot_fit(filled: Store
     assert "rule of thumb" in texts(unknown)
 
 
+def test_run_refuses_what_cannot_fit_without_history(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimating, "_memory", lambda device: 24.0 * 2**30)
+    app = show("run", m="vanilla", t=str(1 << 24), w="memory", p="train")
+    assert "would need at least" in app.error[0].value
+    assert app.button(key="start").disabled
+    app = show("run", m="vanilla", t="512", w="memory", p="train")
+    values = {metric.label: metric.value for metric in app.metric}
+    assert values["Peak memory, at least"].endswith("MiB")
+    assert not app.button(key="start").disabled
+
+
 def test_estimates_are_of_the_same_implementation_machine_and_threads(empty: Store) -> None:
     plan = Plan(methods=("vanilla",), measure=("speed",), phases=("prefill",), lengths=(512,), threads=1)
     (cell,) = expand(plan)
     longer = expand(plan.with_values({"lengths": (1024,)}))
-    empty.save(cell, [{"metric": "prefill_ms", "value": 1.0}], 77.0)
+    empty.save(cell, [{"metric": "prefill_ms", "value": 1.0, "n": 1000}], 77.0)
     assert estimate(empty, plan, longer).seconds == 77.0
     for changes in ({"impl": "reference"}, {"threads": 2}, {"dtype": "float64"}):
         other = plan.with_values({"lengths": (1024,), **changes})

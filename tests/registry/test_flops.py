@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from longatlas import Decoder, DecoderConfig, parse_spec
 from longatlas.catalog import load_catalog
+from longatlas.combination import operation_flops
 from longatlas.flops import Call, causal_softmax, segment_pairs, windowed_pairs
-from longatlas.measure.flops import cell_flops, linear_weights, operation_flops
+from longatlas.measure.flops import cell_flops, linear_weights
 
 TOKENS = 23
 CONFIG = DecoderConfig(vocab_size=16, d_model=32, n_layers=2, n_heads=2, ffn_hidden=0)

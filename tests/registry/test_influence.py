@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
-from longatlas import Attention, Method
+from longatlas import Attention, Memory, Method
 from longatlas.cli.influence import SHADES, shade
+from longatlas.cli.influence import influence as command
 from longatlas.combination import as_combination, parse_spec
 from longatlas.decoder import Decoder, DecoderConfig
+from longatlas.decoder.defaults import grow_cache, keep
 from longatlas.errors import LongAtlasError
 from longatlas.harness import findings
 from longatlas.measure.influence import influence
@@ -99,6 +102,38 @@ def test_a_method_of_your_own_is_drawn_too() -> None:
     assert ((values > 0) == (CAUSAL & ((ROW - COLUMN) % 2 == 0))).all()
 
 
+def thinned() -> Method:
+    """Keeps the last four tokens, and every fourth of the older ones; what it reads in one call it shows whole."""
+
+    def build(config: DecoderConfig) -> Memory:
+        def extend(k, v, past):  # type: ignore[no-untyped-def]
+            seen = grow_cache(k, v, past)
+            old = seen.positions < seen.past.end - 4
+            return keep(seen, ~old | (seen.positions % 4 == 0))
+
+        return Memory(extend)
+
+    return Method(
+        name="thinned",
+        title="Thinned",
+        summary="Keeps one of four old tokens.",
+        family="efficient_attention/sparse/fixed_patterns",
+        paper="2004.05150",
+        fills={"memory": build},
+    )
+
+
+def test_a_memory_without_attention_shows_what_it_keeps() -> None:
+    values = np.array(influence(as_combination(thinned())).values)
+    assert ((values > 0) == (CAUSAL & ((ROW - COLUMN <= 4) | (COLUMN % 4 == 0)))).all()
+
+
+def test_reading_one_at_a_time_changes_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = influence("sliding_window:window=4", tokens=12)
+    monkeypatch.setattr("longatlas.measure.influence._keeps_between_calls", lambda combination: True)
+    np.testing.assert_allclose(influence("sliding_window:window=4", tokens=12).values, once.values, rtol=1e-3)
+
+
 def test_rows_are_relative_and_json_keeps_all() -> None:
     found = influence("alibi", tokens=8)
     assert found.tokens == 8
@@ -127,6 +162,22 @@ def test_the_command_draws_it() -> None:
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[0].startswith("sliding_window:window=2, 4 tokens")
     assert [len(line) - len(line.lstrip()) for line in lines[1:]] == [0, 0, 2, 4]
+
+
+def test_the_command_says_what_was_scaled() -> None:
+    def told(*arguments: str) -> str:
+        done = CliRunner().invoke(command, list(arguments))
+        assert done.exit_code == 0
+        assert "scaled" not in done.stdout
+        return done.stderr
+
+    said = told("sliding_window:window=24")
+    assert "influence of 'sliding_window:window=24' is that of 'sliding_window:window=8'" in said
+    assert "give --tokens 48" in said
+    assert told("sliding_window:window=24", "--tokens", "48") == ""
+    assert told("sliding_window:window=8", "vanilla") == ""
+    assert "choose them of at most 128 and give --tokens 256" in told("sliding_window:window=200", "--json")
+    assert "longer than half the sequence" in " ".join(CliRunner().invoke(command, ["--help"]).stdout.split())
 
 
 def test_a_finding_is_kept_until_the_source_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

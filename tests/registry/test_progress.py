@@ -47,6 +47,33 @@ def test_a_timing_takes_its_budget_at_any_length_and_an_unknown_kind_the_mean() 
     assert pace.left == pytest.approx(3.0 * (len(all_cells) - 1))
 
 
+def test_a_kind_not_met_yet_counts_as_what_was_expected_of_it() -> None:
+    all_cells = cells(measure=("memory", "quality"), tasks=("mqar",), methods=("vanilla",), lengths=(100,))
+    memory, quality = all_cells
+    pace = Pace(all_cells, {memory.key: 1.0, quality.key: 90.0})
+    assert pace.left == 91.0
+    pace.finish(memory, 3.0)
+    assert pace.left == 90.0, "not as long as the memory pass"
+    pace.finish(quality, 200.0)
+    assert pace.left == 0
+
+
+def test_what_was_measured_counts_before_what_was_expected() -> None:
+    all_cells = cells(lengths=(100,))
+    pace = Pace(all_cells, {cell.key: 50.0 for cell in all_cells})
+    pace.finish(all_cells[0], 2.0)
+    assert pace.left == 2.0
+
+
+def test_some_that_nothing_was_expected_of_count_as_the_mean() -> None:
+    all_cells = cells(measure=("speed",), phases=("prefill", "decode"), methods=("vanilla",), lengths=(100,))
+    prefill = all_cells[0]
+    pace = Pace(all_cells, {prefill.key: 50.0})
+    assert pace.left is None
+    pace.finish(prefill, 2.0)
+    assert pace.left == 2.0
+
+
 def show(steps: list[Progress], monkeypatch: pytest.MonkeyPatch, *, terminal: bool, **options: Any) -> str:
     stream = io.StringIO()
     monkeypatch.setattr("rich.console.Console", lambda **kw: Console(file=stream, force_terminal=terminal, width=120))

@@ -94,7 +94,25 @@ def test_settings_and_their_rows(store: Store) -> None:
         rows = queries.rows_of(store, ["vanilla", "alibi"], ["speed", "memory"], setting["setting"], setting["level"])
         expected = frame[frame["method"].isin(["vanilla", "alibi"]) & (frame["dtype"] == setting["dtype"])]
         assert list(rows["id"]) == list(expected["id"])
-        assert set(rows.columns) == set(expected.columns) - set(queries.NOT_PLOTTED)
+        assert set(rows.columns) == set(expected.columns) - set(queries.NOT_PLOTTED) | {"budget"}
+        assert set(rows.loc[rows["measure"] == "speed", "budget"]) <= {PLAN.budget}
+        assert rows.loc[rows["measure"] == "memory", "budget"].isna().all()
         assert setting["cells"] == expected["cell"].nunique()
     assert queries.settings(store, ["nothing"], ["speed"]).empty
     assert len(queries.settings(store, ["vanilla"], ["speed"], phase="train")) == 2
+
+
+def test_past_gives_the_timings_in_seconds_and_the_peaks(store: Store) -> None:
+    for cell in CELLS:
+        if cell.method == "alibi" and cell.T == 8:
+            timing = {"metric": f"{cell.phase}_ms", "value": 2.0, "low": 1.0, "high": 4.0, "n": 7}
+            store.save(cell, [timing] if cell.measure == "speed" else [{"metric": "peak_bytes", "value": 64.0}], 3.0)
+    found = queries.past(store, ["alibi"])
+    found = found[(found["T"] == 8) & (found["dtype"] == "float32")]
+    expected = {"speed": (0.002, 0.001, 0.004, 7.0, None), "memory": (None, None, None, None, 64.0)}
+    for measure, values in expected.items():
+        of = found[found["measure"] == measure]
+        assert set(of["phase"]) == {"train", "prefill", "decode"}
+        for name, value in zip(("median", "low", "high", "n", "peak"), values, strict=True):
+            assert (of[name].isna() if value is None else of[name] == value).all(), (measure, name)
+    assert set(found["seconds"]) == {3.0}

@@ -12,6 +12,8 @@ import pytest
 
 from longatlas.errors import LongAtlasError
 from longatlas.harness import running
+from longatlas.harness.cells import expand
+from longatlas.harness.estimating import expected_seconds
 from longatlas.harness.plan import Plan
 from longatlas.harness.progress import Progress
 from longatlas.harness.running import hosts_path, run
@@ -169,3 +171,15 @@ def test_a_gpu_that_is_not_there_is_bad_input(store: Store, monkeypatch: pytest.
     with pytest.raises(LongAtlasError, match="device is 'cuda', but no NVIDIA GPU was found here"):
         run({"methods": ["vanilla"], "device": "cuda"}, store=store)
     assert store.rows().empty
+
+
+def test_the_time_left_is_told_from_the_start_and_leaves_out_what_is_kept(store: Store) -> None:
+    plan = Plan(methods=("vanilla",), **{**CASE, "measure": ("memory",)})
+    expected = expected_seconds(store, plan, expand(plan))
+    _, told = measure(plan, store)
+    assert told[0].left == sum(expected.values()) > 0
+    plan = plan.with_values({"lengths": (8, 16)})
+    kept, missing = expand(plan)
+    expected = expected_seconds(store, plan, [kept, missing])
+    _, told = measure(plan, store)
+    assert (told[0].kept, told[0].left) == (True, expected[missing.key])

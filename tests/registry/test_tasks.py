@@ -54,6 +54,7 @@ def test_the_language_model_example_is_a_bucket() -> None:
     example = load_catalog().task("language_model").example
     start, end = list(language_model.buckets(256, 16))[2]
     assert f"T = {end} is the mean loss at bytes {start + 1} to {end}" in example
+    assert f"at its end that at bytes {end - language_model.SCORED + 1} to {end}" in example
 
 
 def test_every_task_has_every_preset() -> None:
@@ -82,7 +83,7 @@ def test_smoke_presets_run(name: str, method: str, make_session: Callable[..., A
     assert len({(row["metric"], row["T"]) for row in rows}) == len(rows)
     metrics = {row["metric"] for row in rows}
     assert metrics >= set(ABOUT_TRAINING) - {"steps_to_95"}
-    assert metrics >= ({"bits_per_byte"} if name == "language_model" else {"accuracy", "chance"})
+    assert metrics >= ({"bits_per_byte_at_end"} if name == "language_model" else {"accuracy", "chance"})
 
 
 def test_a_trained_softmax_beats_chance(make_session: Callable[..., Any]) -> None:

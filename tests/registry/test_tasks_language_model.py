@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from longatlas import Decoder, DecoderConfig, LongAtlasError
+from longatlas.compare.metrics import LESS, direction
+from longatlas.slots import Context, Prompt
 from longatlas.tasks import language_model
 
 
@@ -23,7 +25,8 @@ def uniform(method: str) -> Decoder:
 def test_a_uniform_model_needs_eight_bits(method: str) -> None:
     tokens = torch.randint(256, (3, 8 * 16 + 1), generator=torch.Generator().manual_seed(0))
     rows = language_model.bits_by_position(uniform(method), tokens, 16, 8)
-    assert [row["T"] for row in rows] == [16, 32, 64, 128]
+    names = ("bits_per_byte", "bits_per_byte_at_end")[method == "passage_selection" :]
+    assert [(row["metric"], row["T"]) for row in rows] == [(name, T) for name in names for T in (16, 32, 64, 128)]
     for row in rows:
         assert row["value"] == pytest.approx(8.0, abs=1e-6)
         assert row["n"] == 3
@@ -48,7 +51,22 @@ def test_buckets_are_means_over_their_own_positions() -> None:
     model: Any = WorseWithPosition()
     rows = language_model.bits_by_position(model, torch.zeros(2, 129).long(), 16, 8)
     means = [(start + 1 + end) / 2 / math.log(2) for start, end in language_model.buckets(16, 8)]
-    assert [row["value"] for row in rows] == pytest.approx(means, rel=1e-5)
+    ends = [(end - min(64, end // 2) + 1 + end) / 2 / math.log(2) for end in (16, 32, 64, 128)]
+    assert [row["value"] for row in rows] == pytest.approx(means + ends, rel=1e-5)
+
+
+def test_the_end_is_scored_alike_whether_a_method_answers_prompts_or_all() -> None:
+    """A context that changes nothing gives the scores of the decoder that it is put around."""
+    torch.manual_seed(0)
+    decoder = Decoder(DecoderConfig(d_model=16, n_layers=1, n_heads=2, train_length=16), "vanilla").double()
+    tokens = torch.randint(256, (3, 8 * 16 + 1))
+    whole = language_model.bits_by_position(decoder, tokens, 16, 8)[4:]
+    decoder.context = Context(lambda text: Prompt((), text))
+    asked = language_model.bits_by_position(decoder, tokens, 16, 8)
+    assert direction("bits_per_byte_at_end") == LESS
+    for one, other in zip(whole, asked, strict=True):
+        assert (one["metric"], one["T"]) == (other["metric"], other["T"])
+        assert one["value"] == pytest.approx(other["value"], rel=1e-9)
 
 
 def test_held_out_text_is_spread_evenly() -> None:
@@ -62,7 +80,9 @@ def test_held_out_text_is_spread_evenly() -> None:
 
 
 def test_training_learns_something(make_session: Any) -> None:
-    bits = [row for row in language_model.run(make_session("language_model")) if row["metric"] == "bits_per_byte"]
+    rows = language_model.run(make_session("language_model"))
+    bits = [row for row in rows if row["metric"] == "bits_per_byte"]
     assert [row["T"] for row in bits] == [32, 64, 128, 256]
     assert all(3 < row["value"] < 8 for row in bits), "better than chance"
     assert len({row["value"] for row in bits}) == 4
+    assert {row["T"] for row in rows if row["metric"] == "bits_per_byte_at_end"} == {32, 64, 128, 256}

@@ -77,9 +77,22 @@ def test_mqar_gaps_prefer_the_near() -> None:
 def test_mqar_scores_a_model_that_knows(make_session: Any, scored: Any) -> None:
     session = make_session("mqar")
     rows = scored(mqar, session, Knows(after_first))
-    assert rows["accuracy", 24] == rows["accuracy_pairs_2", 16] == rows["accuracy_pairs_4", 24] == 1.0
+    assert next(iter(rows)) == ("accuracy_overall", 24), "rates are chosen by the first row"
+    assert rows["accuracy", 16] == rows["accuracy_pairs_2", 16] == rows["accuracy_pairs_4", 24] == 1.0
     assert rows["chance", 24] == 1 / 16
     assert scored(mqar, session, Knows(lambda row, place: 0))["accuracy", 24] == 0.0
+
+
+def test_mqar_pools_the_pairs_of_each_length(make_session: Any, scored: Any) -> None:
+    """A model that answers short sequences only: 2 and 4 of 14 queries are right."""
+    short = Knows(lambda row, place: after_first(row, place) if len(row) == 16 else 0)
+    rows = scored(mqar, make_session("mqar", lengths=(16, 16, 32), pairs=(2, 4, 8)), short)
+    assert [rows["accuracy", T] for T in (16, 32)] == [1.0, 0.0]
+    assert rows["accuracy_overall", 32] == pytest.approx(6 / 14)
+    assert [rows[f"accuracy_pairs_{n}", T] for n, T in ((2, 16), (4, 16), (8, 32))] == [1.0, 1.0, 0.0]
+    alone = scored(mqar, make_session("mqar", lengths=(16,), pairs=(2,)), short)
+    assert next(iter(alone)) == ("accuracy", 16)
+    assert ("accuracy_overall", 16) not in alone
 
 
 def test_overwrite_recall_by_brute_force() -> None:

@@ -74,15 +74,17 @@ def _estimate(plan: Plan, missing: list[cells.Cell], columns: list[Any]) -> bool
         return True
     found = estimate(data.store(), plan, missing)
     columns[0].metric("Time, about", marks.duration_text(found.seconds))
-    columns[1].metric("Peak memory, about", "not known" if found.peak is None else marks.bytes_text(found.peak))
+    label = "Peak memory, at least" if found.at_least else "Peak memory, about"
+    columns[1].metric(label, "not known" if found.peak is None else marks.bytes_text(found.peak))
     basis = f"{found.guessed} of {len(missing)} cells have nothing like them in the store: a rule of thumb stands in."
     if found.guessed:
         st.caption(basis)
     if not found.too_large:
         return True
+    size = f"{'at least' if found.at_least else 'up to'} {marks.bytes_text(found.peak or 0)}"
     st.error(
-        f"It cannot fit: {safe.texts(found.too_large[:5])} would need up to {marks.bytes_text(found.peak or 0)}, and a "
-        f"worker may take {marks.bytes_text(found.limit)}. Leave out the longest T or the method, or raise memory_gib.",
+        f"It cannot fit: {safe.texts(found.too_large[:5])} would need {size}, and a worker may take "
+        f"{marks.bytes_text(found.limit)}. Leave out the longest T or the method, or raise memory_gib.",
         icon=":material/memory:",
     )
     return False

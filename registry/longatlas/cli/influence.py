@@ -26,6 +26,8 @@ SHADES = "·░▒▓█"  # each a factor of ten of a row's largest value
 def influence(specs: tuple[str, ...], tokens: int | None, layers: int, as_json: bool) -> None:
     """Differentiate methods' code: a row per output token, a column per input token, blank for no dependence.
 
+    Options in tokens longer than half the sequence are scaled to fit into it; --tokens makes it longer.
+
     \b
     Examples:
       longatlas influence sliding_window:window=8
@@ -47,7 +49,9 @@ def _map_of(combination: Combination, tokens: int | None, layers: int) -> Influe
     from longatlas.measure.influence import influence as differentiate
 
     try:
-        return differentiate(combination, tokens=tokens, layers=layers)
+        found = differentiate(combination, tokens=tokens, layers=layers)
+        _tell_of_scaling(combination, found)
+        return found
     except LongAtlasError:
         raise
     except Exception as error:
@@ -55,6 +59,28 @@ def _map_of(combination: Combination, tokens: int | None, layers: int) -> Influe
             f"method '{combination.spec}' cannot be differentiated: {type(error).__name__}: {error}; "
             f"`longatlas verify {combination.name}` checks it"
         ) from error
+
+
+def _tell_of_scaling(combination: Combination, found: Influence) -> None:
+    """Say on stderr where a map is of other options than were asked for."""
+    from longatlas.measure.influence import MOST_TOKENS
+
+    if found.spec == combination.spec:
+        return
+    longest = max(
+        int(part.options[option.name])
+        for part in combination.parts
+        for option in part.method.options
+        if option.unit == "tokens"
+    )
+    remedy = f"give --tokens {2 * longest}"
+    if 2 * longest > MOST_TOKENS:
+        remedy = f"choose them of at most {MOST_TOKENS // 2} and give --tokens {MOST_TOKENS}"
+    click.echo(
+        f"influence of '{combination.spec}' is that of '{found.spec}': options longer than half of {found.tokens} "
+        f"tokens are scaled to fit; {remedy}",
+        err=True,
+    )
 
 
 def shade(share: float) -> str:

@@ -1,24 +1,45 @@
-"""What a plan would take, from what was measured before: seconds and peak memory; nothing is run for it."""
+"""What a plan would take: seconds and peak memory, from what was measured before, else by formula; nothing is run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import psutil
 
+from longatlas.combination import Combination, operation_flops, parse_spec, state_numbers
+from longatlas.flops import Call, causal_softmax
 from longatlas.harness.cells import Cell, machine_name
 from longatlas.harness.plan import Plan
 from longatlas.store import Store, queries
 
-# Seconds of a cell that nothing like it was measured before: a worker's start, its check, and what is sampled.
+# Seconds of a cell that nothing like it was measured before: a worker's start and its check.
 START = {"speed": 2.0, "memory": 1.0, "quality": 5.0}
 TRAINING = {"smoke": 5.0, "demo": 20.0, "quick": 90.0, "paper": 86_400.0}
+# Operations a second of small products in eager mode: a core reaches some ten times as many in large products, a GPU
+# too, and a guess that is too long is better than one that is too short.
+RATES = {"cpu": 1e10, "cuda": 1e13}
+CALLS = {"speed": 7, "memory": 3}  # at least: the first, one to warm up and five samples; one to warm up and a slow one
+FORWARD_AND_BACKWARD = 3  # products for each product of forward
+# When longatlas.measure.speed stops before its budget is spent.
+KNOWN, FEWEST, MOST = 0.02, 10, 1000  # width of the interval as a share of the median; samples
+LEAST_SAMPLES = 5
+
 USABLE = 0.8  # of the machine's memory, as workers are allowed
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+VOCABULARY = 256  # V of the measured decoder
+MOST_LAYERS = 8  # whose formulas are asked; deeper ones are taken to be like them
 SHARED = ("method", "phase", "level", "impl", "device", "dtype")
+
+
+class Peak(NamedTuple):
+    """Bytes that a cell is expected to need at its peak; at_least: no peak like it was measured, and it may be more."""
+
+    bytes: float
+    at_least: bool
 
 
 @dataclass(frozen=True)
@@ -26,6 +47,7 @@ class Estimate:
     """seconds    of all missing cells together
     guessed    how many of them have nothing like them in the store: a rule of thumb stands for these
     peak       bytes of the largest expected peak, None where nothing is known of any; `peak_of` is its cell
+    at_least   whether that peak is a lower bound
     limit      bytes that a worker may take
     too_large  labels of cells whose expected peak is above the limit
     """
@@ -34,27 +56,62 @@ class Estimate:
     guessed: int
     peak: float | None
     peak_of: str
+    at_least: bool
     limit: float
     too_large: tuple[str, ...]
 
 
 def estimate(store: Store, plan: Plan, missing: Sequence[Cell]) -> Estimate:
-    """Estimate what is missing of a plan: by the log-log line in T through cells of the same method, phase and case."""
-    past = queries.past(store, plan.methods) if missing else pd.DataFrame()
+    """Estimate what is missing of a plan: by the log-log line in T through cells of the same method, phase and case.
+
+    Where there are none, time is guessed from the method's formula of operations, and the peak is a lower bound.
+    """
+    past = _past(store, plan, missing)
     limit = plan.memory_gib * 2**30 or USABLE * _memory(plan.device)
-    seconds, guessed = 0.0, 0
-    peaks: dict[str, float] = {}
-    for cell in missing:
-        like = _like(past, cell)
-        took = _at(like, "seconds", cell.T)
-        guessed += took is None
-        seconds += min(plan.timeout, took if took is not None else _guess(plan, cell))
-        peak = _at(_peaks_like(past, cell), "peak", cell.T) if cell.T else None
-        if peak is not None:
-            peaks[cell.label] = peak
-    largest = max(peaks, key=lambda label: peaks[label], default="")
-    too_large = tuple(label for label, peak in peaks.items() if peak > limit)
-    return Estimate(seconds, guessed, peaks.get(largest), largest, limit, too_large)
+    took = [_took(past, plan, cell) for cell in missing]
+    seconds = sum(_seconds(plan, cell, known) for cell, known in zip(missing, took, strict=True))
+    found = {cell.label: _peak(past, cell) for cell in missing}
+    peaks = {label: peak for label, peak in found.items() if peak is not None}
+    largest = max(peaks, key=lambda label: peaks[label].bytes, default="")
+    too_large = tuple(label for label, peak in peaks.items() if peak.bytes > limit)
+    peak = peaks.get(largest, Peak(0.0, at_least=False))
+    return Estimate(seconds, took.count(None), peak.bytes or None, largest, peak.at_least, limit, too_large)
+
+
+def expected_seconds(store: Store, plan: Plan, cells: Sequence[Cell]) -> dict[str, float]:
+    """Key -> seconds that each cell is expected to take, as `estimate` adds them up."""
+    past = _past(store, plan, cells)
+    return {cell.key: _seconds(plan, cell, _took(past, plan, cell)) for cell in cells}
+
+
+# From the store
+
+
+def _past(store: Store, plan: Plan, cells: Sequence[Cell]) -> pd.DataFrame:
+    return queries.past(store, plan.methods) if cells else pd.DataFrame()
+
+
+def _took(past: pd.DataFrame, plan: Plan, cell: Cell) -> float | None:
+    """Seconds by the cells that differ by T alone; the samples of a timing as this plan's budget would have them."""
+    like = _like(past, cell)
+    if cell.measure != "speed" or like.empty:
+        return _at(like, "seconds", cell.T)
+    took = _at(like.assign(seconds=_with_budget(like, plan.budget)), "seconds", cell.T)
+    median = _at(like, "median", cell.T)
+    return took if took is None or median is None else max(took, CALLS["speed"] * median)
+
+
+def _with_budget(past: pd.DataFrame, budget: float) -> Any:
+    """Seconds that past timings would take with another budget: [n].
+
+    One whose interval was narrow enough ends as it did; any other spends the budget, or five samples where they are
+    longer.
+    """
+    numbers = past[["seconds", "median", "low", "high", "n"]].astype(float)
+    seconds, median, low, high, n = numbers.fillna({"median": 0.0, "n": 0.0}).to_numpy().T
+    ended = ((high - low < KNOWN * median) & (n >= FEWEST)) | (n >= MOST)
+    sampling = np.where(ended, np.minimum(n * median, budget), budget)
+    return np.maximum(seconds - n * median, 0.0) + np.maximum(sampling, LEAST_SAMPLES * median)
 
 
 def _like(past: pd.DataFrame, cell: Cell) -> pd.DataFrame:
@@ -67,11 +124,28 @@ def _like(past: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     return found[[case == cell.case for case in found["case"]]] if len(found) else found
 
 
-def _peaks_like(past: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+def _peak(past: pd.DataFrame, cell: Cell) -> Peak | None:
+    """The measured line where there is one, else the most that is needed at least; None where nothing is known.
+
+    Backward needs what a prefill needs and more, and decoding begins with a prefill.
+    """
+    if not cell.T:
+        return None
+    measured = _at(_peaks_like(past, cell, cell.phase), "peak", cell.T)
+    if measured is not None:
+        return Peak(measured, at_least=False)
+    if cell.phase == "train" and parse_spec(cell.method).fills("context"):
+        return None  # it is not trained
+    least = max(_at(_peaks_like(past, cell, "prefill"), "peak", cell.T) or 0.0, least_peak(cell))
+    return Peak(least, at_least=True) if least else None
+
+
+def _peaks_like(past: pd.DataFrame, cell: Cell, phase: str) -> pd.DataFrame:
     """Measured peaks of the same case on any machine; a timing has the same peak as its memory cell."""
     if past.empty:
         return past
-    found = past[np.logical_and.reduce([past[name] == getattr(cell, name) for name in SHARED])]
+    wanted = {name: getattr(cell, name) for name in SHARED} | {"phase": phase}
+    found = past[np.logical_and.reduce([past[name] == value for name, value in wanted.items()])]
     return found[[case == cell.case for case in found["case"]]] if len(found) else found
 
 
@@ -101,6 +175,78 @@ def _memory(device: str) -> float:
     return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else float("inf")
 
 
+# By formula
+
+
+def least_peak(cell: Cell) -> float:
+    """Bytes that a cell with a T must hold at once, whatever its method does beside; 0 where nothing is sure.
+
+    prefill  what comes out for every token (of a decoder with what its head reads), and the state
+    train    what comes out, and of each block what its two norms read
+    decode   as prefill, which it begins with
+
+    A context answers its last token alone. What a method of the slot `model` keeps, or one of the slot `objective`
+    makes, is not known.
+    """
+    combination = parse_spec(cell.method)
+    width = int(cell.case["heads"]) * int(cell.case["head_size"])
+    layers = int(cell.case.get("layers", 1))
+    per_token = width + VOCABULARY if cell.level == "decoder" else width
+    unknown = {slot for part in combination.parts if part.method.name != "vanilla" for slot in part.method.fills}
+    if "context" in unknown or (cell.phase == "train" and "objective" in unknown):
+        per_token = 0
+    numbers = float(cell.T * per_token)
+    if cell.level != "operation" and "model" not in unknown:  # q, k and v are given, and may be the state
+        if cell.phase == "train":
+            numbers += 0 if not per_token else 2 * layers * cell.T * width
+        else:
+            numbers += layers * min(_of_layers(state_numbers, combination, _call(cell, cell.T, 0)), default=0)
+    return int(cell.case["batch"]) * BYTES[cell.dtype] * numbers
+
+
+def _seconds(plan: Plan, cell: Cell, took: float | None) -> float:
+    """What a cell took before, else a guess; never more than the plan's timeout."""
+    return min(plan.timeout, _guess(plan, cell) if took is None else took)
+
+
 def _guess(plan: Plan, cell: Cell) -> float:
-    of_its_own = {"speed": plan.budget, "memory": 0.0, "quality": TRAINING[plan.preset]}
-    return START[cell.measure] + of_its_own[cell.measure]
+    """A rule of thumb: a start, then the preset's training, or as many calls as there must be."""
+    if cell.measure == "quality":
+        return START["quality"] + TRAINING[plan.preset]
+    calls = CALLS[cell.measure] * _operations(cell, cell.phase)
+    before = _operations(cell, "prefill") if cell.phase == "decode" else 0.0
+    least = plan.budget if cell.measure == "speed" else 0.0
+    rate = RATES[cell.device]
+    return START[cell.measure] + before / rate + max(least, calls / rate)
+
+
+def _operations(cell: Cell, phase: str) -> float:
+    """Of one call, about: the method's formula, or vanilla's where it has none and claims T^2, and what is around."""
+    combination = parse_spec(cell.method)
+    call = _call(cell, 1, cell.T) if phase == "decode" else _call(cell, cell.T, 0)
+    found = _of_layers(operation_flops, combination, call)
+    if not found and max(part.method.cost.time_exponent for part in combination.parts) >= 2:
+        found = [float(causal_softmax(call))]
+    width, layers = call.heads * call.head_size, int(cell.case.get("layers", 1))
+    around = {"operation": 0, "layer": 12 * width**2}.get(cell.level, 12 * width**2 * layers + VOCABULARY * width)
+    operation = layers * sum(found) / len(found) if found else 0.0
+    forward = int(cell.case["batch"]) * (operation + 2.0 * call.tokens * around)
+    return forward * FORWARD_AND_BACKWARD if phase == "train" else forward
+
+
+def _call(cell: Cell, tokens: int, past: int) -> Call:
+    heads, size = int(cell.case["heads"]), int(cell.case["head_size"])
+    return Call(tokens, past, heads, size, n_layers=int(cell.case.get("layers", 1)))
+
+
+def _of_layers(
+    formula: Callable[[Combination, Call], float | None], combination: Combination, call: Call
+) -> list[float]:
+    """A formula for each of the first layers; empty where a method has none, or has one that fails."""
+    layers = range(min(call.n_layers, MOST_LAYERS))
+    calls = [Call(call.tokens, call.past, call.heads, call.head_size, layer, call.n_layers) for layer in layers]
+    try:
+        found = [formula(combination, each) for each in calls]
+    except Exception:  # a plugin's formula must not cost the estimate of the others
+        return []
+    return [float(value) for value in found if value is not None]

@@ -16,13 +16,14 @@ SHAPE = ("batch", "heads", "head_size", "layers")
 
 
 def plan_of(methods: Iterable[str], setting: Mapping[str, Any], rows: pd.DataFrame) -> Plan:
-    """The plan that measures what rows hold, for these methods; of several seeds, the newest.
+    """The plan that measures what rows hold, for these methods; of several seeds or budgets, the newest.
 
     setting  device, dtype, threads, level and case of the rows (longatlas.store.queries.settings)
     rows     flat rows of that setting, the oldest first; without any, the plan's defaults
 
-    Budget, timeout and memory limit stand in no row: they are the plan's defaults. Raises PlanError for what no plan
-    can say: a method that is not installed, or methods measured in implementations that no single `impl` stands for.
+    Timeout and memory limit stand in no row: they are the plan's defaults, and so is the budget of rows that were
+    stored without it. Raises PlanError for what no plan can say: a method that is not installed, or methods measured
+    in implementations that no single `impl` stands for.
     """
     case = setting["case"]
     found = {name: set(rows[name]) if len(rows) else set() for name in ("measure", "phase", "T")}
@@ -44,7 +45,8 @@ def plan_of(methods: Iterable[str], setting: Mapping[str, Any], rows: pd.DataFra
     plan = Plan(tuple(methods), **{key: value for key, value in values.items() if value not in ((), None)})
     if not len(rows):
         return plan
-    plan = plan.with_values({"seed": int(rows["seed"].iloc[-1]), "policy": _policy(rows, plan)})
+    of_rows = {"seed": int(rows["seed"].iloc[-1]), "policy": _policy(rows, plan), "budget": _budget(rows, plan)}
+    plan = plan.with_values(of_rows)
     return plan.with_values({"impl": _impl(rows, plan)})
 
 
@@ -54,6 +56,16 @@ def _policy(rows: pd.DataFrame, plan: Plan) -> str:
         raise PlanError("policy", f"would have to be {' and '.join(sorted(found))}; it is one for all")
     (policy,) = found or {"auto"}
     return "auto" if policy == resolve_policy("auto", plan.device) else policy
+
+
+def _budget(rows: pd.DataFrame, plan: Plan) -> float:
+    """Of the newest timing, from the column `budget` or the facts of whole rows."""
+    if "budget" in rows:
+        known = rows["budget"].dropna()
+    else:
+        facts = rows["versions"] if "versions" in rows else rows["measure"].iloc[:0]
+        known = facts.map(lambda found: found.get("budget")).dropna()
+    return float(known.iloc[-1]) if len(known) else plan.budget
 
 
 def _impl(rows: pd.DataFrame, plan: Plan) -> str:

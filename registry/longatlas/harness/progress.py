@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from longatlas.harness.cells import Cell
@@ -35,10 +35,15 @@ Listener = Callable[[Progress], None]
 
 
 class Pace:
-    """Expects a cell to take as long as those of its kind did, in proportion to T."""
+    """Expects a cell to take as long as those of its kind did, in proportion to T.
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    expected  seconds of cells by their keys (longatlas.harness.estimating.expected_seconds): they count for a kind that
+              has not been met yet
+    """
+
+    def __init__(self, cells: Sequence[Cell], expected: Mapping[str, float] | None = None) -> None:
         self._waiting = {cell.key: cell for cell in cells}
+        self._before = dict(expected or {})
         self._seconds: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
 
     def finish(self, cell: Cell, seconds: float) -> None:
@@ -49,18 +54,18 @@ class Pace:
 
     @property
     def left(self) -> float | None:
-        """Seconds, or None before anything is known; a kind not met yet counts as the mean of the others."""
-        if not self._seconds:
-            return None
+        """Seconds; what nothing was expected of counts as the mean of what was measured, and before that gives None."""
         expected = [self._expected(cell) for cell in self._waiting.values()]
         known = [seconds for seconds in expected if seconds is not None]
         every = [s for lengths in self._seconds.values() for times in lengths.values() for s in times]
-        return sum(known) + (len(expected) - len(known)) * sum(every) / len(every)
+        if not every and (len(known) < len(expected) or not self._before):
+            return None
+        return sum(known) + (len(expected) - len(known)) * (sum(every) / len(every) if every else 0.0)
 
     def _expected(self, cell: Cell) -> float | None:
         lengths = self._seconds.get(_kind(cell))
         if not lengths:
-            return None
+            return self._before.get(cell.key)
         nearest = min(lengths, key=lambda length: abs(length - cell.T))
         mean = sum(lengths[nearest]) / len(lengths[nearest])
         if cell.measure != "memory" or not nearest:

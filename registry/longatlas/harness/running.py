@@ -43,6 +43,8 @@ def run(
 
     A cell that fails is a row with its status; nothing is dropped. Raises LongAtlasError for a bad plan or store.
     """
+    from longatlas.harness.estimating import expected_seconds
+
     plan = as_plan(plan)
     check_device(plan)
     cells = expand(plan)
@@ -52,8 +54,9 @@ def run(
         statuses = {} if force else store.finished((cell.key for cell in cells), timeout=plan.timeout)
         if retry_failed:
             statuses = {key: status for key, status in statuses.items() if status == "ok"}
+        expected = expected_seconds(store, plan, [cell for cell in cells if cell.key not in statuses])
         with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
-            PlanRun(cells, statuses, plan.timeout, store, executor, told).go(should_stop)
+            PlanRun(cells, statuses, plan.timeout, store, executor, told, expected).go(should_stop)
     return _in_order(store.rows(keys=[cell.key for cell in cells]), cells)
 
 
@@ -110,6 +113,7 @@ class PlanRun:
     """One plan on its way through the executor.
 
     statuses  key -> status of its cells that are finished
+    expected  key -> seconds that a cell is expected to take, until one of its kind was measured
     """
 
     def __init__(
@@ -120,10 +124,11 @@ class PlanRun:
         store: Store,
         executor: Executor,
         progress: Listener = lambda step: None,
+        expected: Mapping[str, float] | None = None,
     ) -> None:
         self._cells, self._statuses, self._timeout = cells, statuses, timeout
         self._store, self._executor, self._progress = store, executor, progress
-        self._pace = Pace(cells)
+        self._pace = Pace([cell for cell in cells if cell.key not in statuses], expected)
         self._ended: dict[tuple[str, ...], Cell] = {}
         self._done = 0
 

@@ -7,29 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from longatlas.combination import Combination, call_with_options
+from longatlas.combination import Combination, operation_flops
 from longatlas.decoder.config import DecoderConfig
-from longatlas.flops import Call, causal_softmax
+from longatlas.flops import Call
 
 BACKWARD = 2  # products for each product of forward: the gradients of both its factors
-_OPERATION = {"mixer", "attention", "memory"}
-
-
-def operation_flops(combination: Combination, call: Call) -> float | None:
-    """Of one call of one layer's operation; None where a method gives no formula.
-
-    A method that fills the slot `position` alone changes no product and needs no formula. Two methods that both fill
-    mixer, attention or memory have no common one. Where nothing fills these, the operation is vanilla's.
-    """
-    methods = [part.method for part in combination.parts]
-    if any(method.flops is None and set(method.fills) != {"position"} for method in methods):
-        return None
-    parts = [part for part in combination.parts if _OPERATION & set(part.method.fills)]
-    if len(parts) > 1:
-        return None
-    formula = parts[0].method.flops if parts else causal_softmax
-    assert formula is not None
-    return float(call_with_options(formula, call, parts[0].options if parts else {}))
 
 
 def cell_flops(

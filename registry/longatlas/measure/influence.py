@@ -27,6 +27,8 @@ _DIRECTIONS = 8
 def influence(method: Combination | str, *, tokens: int | None = None, layers: int = 1, seed: int = 0) -> Influence:
     """Differentiate a small fp64 decoder with random weights; `tokens` different tokens are read once.
 
+    They are read in one call, but one at a time where a method fills the slot `memory` without `attention`.
+
     tokens  2 to 256; None = 32, or 64 where a method's options cannot be made that short
 
     The value for (i, j) is the root mean square, over random directions of output i, of the gradient's norm. A
@@ -82,13 +84,28 @@ def _embedding(decoder: Decoder, tokens: int) -> Tensor:
 
 
 def _outputs(decoder: Decoder, combination: Combination, tokens: int) -> Iterable[Tensor]:
-    """The logits [V] of each place; a context answers with its last token's alone, so every beginning is read."""
+    """The logits [V] of each place; a context answers with its last token's alone, so every beginning is read.
+
+    A memory alone shows all of what is read in one call, and what it keeps shows in later calls only: there tokens are
+    read one at a time.
+    """
     text = torch.arange(tokens)[None]
     if combination.fills("context"):
         for end in range(1, tokens + 1):
             yield decoder(text[:, :end])[0][0, -1]
+    elif _keeps_between_calls(combination):
+        state = None
+        for place in range(tokens):
+            logits, state = decoder(text[:, place : place + 1], state)
+            yield logits[0, -1]
     else:
         yield from decoder(text)[0][0]
+
+
+def _keeps_between_calls(combination: Combination) -> bool:
+    """Whether a part fills memory and no attention that hides in one call what the memory would have lost."""
+    alone = any("memory" in p.method.fills and "attention" not in p.method.fills for p in combination.parts)
+    return alone and not combination.fills("mixer")
 
 
 def _row(logits: Tensor, weight: Tensor, directions: Tensor) -> Tensor:

@@ -107,7 +107,8 @@ def rows_of(
 ) -> pd.DataFrame:
     """The newest flat rows of methods under one setting and level.
 
-    whole  every column and the samples, as an export has them; else without what no plot shows
+    whole  every column and the samples, as an export has them; else without what no plot shows, but with `budget`
+           (seconds of samples that a timing could take, NaN where that is not known)
     """
     chosen = (
         SERIES.c.method.in_(list(methods)),
@@ -115,26 +116,42 @@ def rows_of(
         SERIES.c.setting == setting,
         SERIES.c.level == level,
     )
-    columns = flat_rows(samples=True) if whole else flat_rows(without=NOT_PLOTTED)
+    columns = flat_rows(samples=True) if whole else flat_rows(without=NOT_PLOTTED).add_columns(_budget(store))
     query = columns.where(*chosen, CELLS.c.latest == 1)
     return store.frame(query.order_by(ROWS.c.id))
+
+
+def _budget(store: Store) -> sa.ColumnElement[Any]:
+    """The budget among a cell's facts."""
+    if store.is_sqlite:
+        return sa.func.json_extract(CELLS.c.versions, "$.budget", type_=sa.Float).label("budget")
+    budget: sa.ColumnElement[Any] = sa.cast(CELLS.c.versions, sa.JSON)["budget"].as_float()
+    return budget.label("budget")
 
 
 def past(store: Store, methods: Sequence[str]) -> pd.DataFrame:
     """The newest ok cells of methods, oldest first, with what they took.
 
-    Columns: method, measure, phase, level, impl, machine, device, dtype, threads, case, T, seconds, and peak (bytes,
-    NaN where it was not taken).
+    Columns: method, measure, phase, level, impl, machine, device, dtype, threads, case, T, seconds, peak (bytes, NaN
+    where it was not taken), and of a timing median, low and high (seconds) and n (samples), NaN else.
     """
     peak = sa.select(ROWS.c.value).where(ROWS.c.cell == CELLS.c.id, ROWS.c.metric == "peak_bytes").limit(1)
+    timed = ROWS.alias()
     columns = (
         *(SERIES.c[name] for name in ("method", "measure", "phase", "level", "impl")),
         *(SETTINGS.c[name] for name in ("machine", "device", "dtype", "threads", "case")),
         CELLS.c.T,
         CELLS.c.seconds,
         sa.case((SERIES.c.measure == "memory", peak.scalar_subquery())).label("peak"),
+        *(
+            (timed.c[name] / 1000.0).label(label)
+            for name, label in (("value", "median"), ("low", "low"), ("high", "high"))
+        ),
+        timed.c.n,
     )
     tables = CELLS.join(SERIES, CELLS.c.series == SERIES.c.id).join(SETTINGS, SERIES.c.setting == SETTINGS.c.id)
+    its_time = (timed.c.cell == CELLS.c.id) & (timed.c.metric == SERIES.c.phase + "_ms")
+    tables = tables.outerjoin(timed, its_time & (SERIES.c.measure == "speed"))
     chosen = (SERIES.c.method.in_(list(methods)), CELLS.c.latest == 1, CELLS.c.status == "ok")
     return store.frame(sa.select(*columns).select_from(tables).where(*chosen).order_by(CELLS.c.finished))
 

@@ -249,14 +249,15 @@ def open_to_read(where: str | None = None) -> Store:
 
 
 def record_of(cell: Cell, rows: Sequence[Mapping[str, Any]], seconds: float) -> Record:
-    """A cell that has just been measured here."""
+    """A cell that has just been measured here; a timing's budget stands among its facts (`versions`)."""
     facts = environment()
+    budget = {"budget": cell.budget} if cell.budget else {}
     shared = ("key", "method", "options", "impl", "measure", "phase", "level", "policy", "T", "seed")
     setting = ("device", "dtype", "threads", "case", "source")
     return Record(
         **{name: getattr(cell, name) for name in (*shared, *setting)},
         machine=facts["machine"],
-        versions=facts,
+        versions={**facts, **budget},
         finished=time.time(),
         seconds=seconds,
         rows=rows,

@@ -17,7 +17,8 @@ CHANCE = "chance"
 LANGUAGE_MODEL = Task(
     name="language_model",
     title="Byte-level language model",
-    summary="Bits per byte of real text by position, up to sixteen times the training length.",
+    summary="Bits per byte of real text by position, up to sixteen times the training length; bits_per_byte_at_end, of "
+    "the last 64 bytes at each position, compares methods that answer prompts only with all others.",
     run=later("language_model"),
     presets={
         "smoke": settings(
@@ -46,7 +47,8 @@ LANGUAGE_MODEL = Task(
             sequences=64,
         ),
     },
-    example="Trained on 256 bytes at a time; T = 1024 is the mean loss at bytes 513 to 1024 of held-out text.",
+    example="Trained on 256 bytes at a time; T = 1024 is the mean loss at bytes 513 to 1024 of held-out text, "
+    "and at its end that at bytes 961 to 1024.",
 )
 
 MQAR = Task(

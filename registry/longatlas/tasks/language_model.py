@@ -1,4 +1,7 @@
-"""Byte-level language model: bits per byte by position bucket, at 1x to many times the training length."""
+"""Byte-level language model: bits per byte by position bucket, at 1x to many times the training length.
+
+Of every method the last tokens of each bucket are scored apart, for that is all that a context method answers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from longatlas.errors import LongAtlasError
 from longatlas.tasks.session import Batches, Recipe, Session, text_digest
 from longatlas.tasks.sweep import Row
 
-SCORED = 64  # tokens scored at the end of each bucket when a method answers prompts only
+SCORED = (
+    64  # tokens scored at the end of each bucket, at most: all that a method is scored on that answers prompts only
+)
 
 
 def run(session: Session) -> list[Row]:
@@ -69,42 +74,48 @@ def buckets(length: int, reach: int) -> Iterator[tuple[int, int]]:
 
 @torch.no_grad()
 def bits_by_position(decoder: Decoder, tokens: Tensor, length: int, reach: int) -> list[Row]:
-    """Mean bits per byte in each bucket, with the 95% interval over sequences; tokens [n, reach * L + 1]."""
-    rows = []
-    score = _score_prompts if decoder.context is not None else _score_whole
+    """Mean bits per byte in each bucket, with the 95% interval over sequences; tokens [n, reach * L + 1].
+
+    bits_per_byte         of the whole bucket; not of a method that answers prompts only
+    bits_per_byte_at_end  of the last min(64, end // 2) tokens of each bucket, given all before them: of every method,
+                          so that all compare
+    """
     ranges = list(buckets(length, reach))
-    for (_, end), losses in zip(ranges, score(decoder, tokens, ranges), strict=True):
-        bits = losses / math.log(2)  # [n]
-        half = 1.96 * float(bits.std()) / math.sqrt(len(bits)) if len(bits) > 1 else 0.0
-        mean = float(bits.mean())
-        rows.append(
-            {
-                "metric": "bits_per_byte",
-                "unit": "bits",
-                "T": end,
-                "value": mean,
-                "low": mean - half,
-                "high": mean + half,
-                "n": len(bits),
-            }
-        )
-    return rows
-
-
-def _score_whole(decoder: Decoder, tokens: Tensor, ranges: list[tuple[int, int]]) -> Iterator[Tensor]:
-    """Mean loss [n] of each bucket, from one call per sequence."""
+    if decoder.context is not None:
+        return [_row("bits_per_byte_at_end", end, losses) for end, losses in _score_prompts(decoder, tokens, ranges)]
     losses = torch.cat([_losses(decoder(row[None, :-1])[0], row[None, 1:]) for row in tokens])  # [n, reach * L]
-    for start, end in ranges:
-        yield losses[:, start:end].mean(1)
+    whole = [_row("bits_per_byte", end, losses[:, start:end].mean(1)) for start, end in ranges]
+    return whole + [_row("bits_per_byte_at_end", end, losses[:, end - _scored(end) : end].mean(1)) for _, end in ranges]
 
 
-def _score_prompts(decoder: Decoder, tokens: Tensor, ranges: list[tuple[int, int]]) -> Iterator[Tensor]:
-    """The same for a method that answers prompts: the last tokens of each bucket, given all before them."""
+def _row(metric: str, end: int, losses: Tensor) -> Row:
+    """A row of mean losses in nats [n], one of each sequence."""
+    bits = losses / math.log(2)
+    half = 1.96 * float(bits.std()) / math.sqrt(len(bits)) if len(bits) > 1 else 0.0
+    mean = float(bits.mean())
+    return {
+        "metric": metric,
+        "unit": "bits",
+        "T": end,
+        "value": mean,
+        "low": mean - half,
+        "high": mean + half,
+        "n": len(bits),
+    }
+
+
+def _scored(end: int) -> int:
+    """Tokens scored at the end of the bucket that ends there."""
+    return min(SCORED, end // 2)
+
+
+def _score_prompts(decoder: Decoder, tokens: Tensor, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, Tensor]]:
+    """The end of each bucket with the mean loss [n] of its last tokens, for a method that answers prompts."""
     for _, end in ranges:
-        scored = min(SCORED, end // 2)
-        _, state = decoder(tokens[:, : end - scored])
-        logits, _ = decoder(tokens[:, end - scored : end], state)
-        yield _losses(logits, tokens[:, end - scored + 1 : end + 1]).mean(1)
+        start = end - _scored(end)
+        _, state = decoder(tokens[:, :start])
+        logits, _ = decoder(tokens[:, start:end], state)
+        yield end, _losses(logits, tokens[:, start + 1 : end + 1]).mean(1)
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ EXPONENT = 0.01  # of the power law that the gaps between a pair and its query f
 
 
 def run(session: Session) -> list[Row]:
-    """Train on all numbers of pairs in turn; the share of queries answered right, together and by number of pairs."""
+    """Train on all numbers of pairs in turn; the share of queries answered right, together, by length and by pairs."""
     if session.combination.fills("context"):
         raise UnsupportedError("recall is scored at every query; a context method answers the last token only")
     settings, sizes = session.settings, cases(session)
@@ -41,14 +41,28 @@ def _draw(session: Session, length: int, pairs: int, batch: int, generator: torc
 
 
 def _score(session: Session, learner: object, seed: int) -> list[Row]:
-    rows, trials, vocab = [], int(session.settings["trials"]), session.settings["vocab"]
+    """The share of all queries first, by which rates are chosen, then by length and by number of pairs.
+
+    accuracy_overall  of all lengths together, told at the longest; only where there are several
+    accuracy          of the numbers of pairs of one length
+    """
+    found, trials, vocab = [], int(session.settings["trials"]), session.settings["vocab"]
     for length, pairs in cases(session):
         tokens, labels = draw(vocab, length, pairs, trials, unseen(seed, length))
-        found = scores.right(learner, tokens.to(session.device), labels.to(session.device))
-        rows.append((f"accuracy_pairs_{pairs}", length, int(found.sum()), len(found)))
-    longest = max(session.settings["lengths"])
-    whole = scores.share("accuracy", longest, sum(row[2] for row in rows), sum(row[3] for row in rows))
-    return [whole, *(scores.share(*row) for row in rows), scores.chance(longest, vocab - vocab // 2)]
+        right = scores.right(learner, tokens.to(session.device), labels.to(session.device))
+        found.append((length, pairs, int(right.sum()), len(right)))
+    lengths = list(dict.fromkeys(session.settings["lengths"]))
+    longest = max(lengths)
+    rows = [_pooled("accuracy", length, [row for row in found if row[0] == length]) for length in lengths]
+    if len(lengths) > 1:
+        rows.insert(0, _pooled("accuracy_overall", longest, found))
+    rows += [_pooled(f"accuracy_pairs_{row[1]}", row[0], [row]) for row in found]
+    return [*rows, scores.chance(longest, vocab - vocab // 2)]
+
+
+def _pooled(metric: str, length: int, found: list[tuple[int, int, int, int]]) -> Row:
+    """One row of several cases: length, pairs, right answers and queries of each."""
+    return scores.share(metric, length, sum(row[2] for row in found), sum(row[3] for row in found))
 
 
 def draw(vocab: int, length: int, pairs: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
