@@ -127,3 +127,13 @@ def test_a_card_that_says_exact_is_held_to_it() -> None:
     )  # fmt: skip
     failed = [result.check for result in verify_method(method).results if result.status == "failed"]
     assert failed == ["equals_vanilla"]
+
+
+def test_quality_is_that_which_most_candidates_have() -> None:
+    ends = [row(name, "bits_per_byte_at_end", 100, bits) for name, bits in (("vanilla", 3.0), ("sliding_window", 2.0))]
+    for end in ends:
+        end["phase"] = "language_model"
+    both = pd.concat([QUALITY, pd.DataFrame(ends)])
+    assert choose(Case(100), NAMES, SHAPED, both, PLAN).fitting["quality"].tolist() == [2.1, 2.5]
+    context = both[(both["method"] != "sliding_window") | (both["metric"] == "bits_per_byte_at_end")]
+    assert choose(Case(100), NAMES, SHAPED, context, PLAN).fitting["quality"].tolist() == [3.0, 2.0]

@@ -16,7 +16,9 @@ from longatlas_dashboard import charts, controls, data, plots, safe, selection, 
 TABS = {"cost": "Time and memory", "quality": "Quality", "failed": "Failures", "table": "Table"}
 AXES = {
     "bits_per_byte": "bits per byte, lower is better",
+    "bits_per_byte_at_end": "bits per byte at the end of a bucket, lower is better",
     "accuracy": "accuracy, higher is better",
+    "accuracy_overall": "accuracy of all lengths together, higher is better",
 }
 
 

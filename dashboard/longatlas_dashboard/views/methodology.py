@@ -77,9 +77,10 @@ where that never happened. `diverged` counts trainings whose loss became no numb
 unseen sequences are answered with 99.5%: `steps` says how many were done.
 
 `bits_per_byte` is that of a byte-level language model on held-out text, by position bucket: the T of a row is the upper
-end of its bucket, in multiples of the training length. Lower is better. Methods that need no training (`retrofit`) are
-put into the decoder that was trained without them. The other tasks report `accuracy` between 0 and 1, and as `chance`
-what guessing gives.
+end of its bucket, in multiples of the training length. `bits_per_byte_at_end` is that of the last 64 bytes of each
+bucket alone: all that a method has which answers prompts only, so it compares with every other. Lower is better.
+Methods that need no training (`retrofit`) are put into the decoder that was trained without them. The other tasks
+report `accuracy` between 0 and 1, and as `chance` what guessing gives.
 """,
     "What is never done": """
 No time is reported for an implementation whose check against its reference failed: its row says

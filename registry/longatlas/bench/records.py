@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Rows = list[dict[str, Any]]
-TOLD = ("peak_bytes", "state_bytes", "rms_error", "accuracy", "bits_per_byte")
+TOLD = ("peak_bytes", "state_bytes", "rms_error", "accuracy", "bits_per_byte", "bits_per_byte_at_end")
 # What goes without saying in a name.
 USUAL = {"batch": 1, "heads": 8, "head_size": 64, "layers": 1, "dtype": "float32", "device": "cpu"}
 USUAL_POLICIES = ("", "wall", "gpu_cold")

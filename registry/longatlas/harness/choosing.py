@@ -16,7 +16,8 @@ from longatlas.harness.plan import Plan
 
 BASELINE = "vanilla"
 COLUMNS = ("method", "ms", "bytes", "quality", "quality_T", "between")
-QUALITY = "bits_per_byte"
+# Of these the one that most candidates have: methods that answer prompts only have the second alone.
+QUALITIES = ("bits_per_byte", "bits_per_byte_at_end")
 TASK = "language_model"
 
 
@@ -74,7 +75,7 @@ def choose(case: Case, candidates: Sequence[str], shaped: pd.DataFrame, quality:
     quality     rows of the language model of one setting
     plan        a plan of that setting; what is missing is measured by it with other methods and T
     """
-    scored = analysis.measured(quality, QUALITY, TASK)
+    scored = _scored(quality, candidates)
     bucket = _bucket(scored, candidates, case.T)
     times = analysis.measured(shaped, f"{case.phase}_ms", case.phase)
     needs = analysis.needed_bytes(shaped, case.phase)
@@ -112,6 +113,13 @@ def value_at(rows: pd.DataFrame, spec: str, T: int) -> tuple[float, bool]:
     if T in lengths:
         return float(values[lengths == T][0]), False
     return float(np.exp(np.interp(np.log(T), np.log(lengths), np.log(values)))), True
+
+
+def _scored(quality: pd.DataFrame, candidates: Sequence[str]) -> pd.DataFrame:
+    """The rows of the candidates' quality."""
+    own = quality[quality["method"].isin(candidates)]
+    every = [analysis.measured(own, metric, TASK) for metric in QUALITIES]
+    return max(every, key=lambda rows: int(rows["method"].nunique()))
 
 
 def _bucket(rows: pd.DataFrame, candidates: Sequence[str], T: int) -> float:

@@ -79,7 +79,11 @@ def _exponent(fit: Any) -> str:
 def _quality(frame: pd.DataFrame) -> Iterator[Table]:
     quality = frame[(frame["measure"] == "quality") & ~frame["metric"].str.contains("_depth_")]
     spread = "± 95%, or half the spread over seeds"
-    titles = {"bits_per_byte": f"bits per byte by position ({spread})", "accuracy": f"accuracy ({spread})"}
+    titles = {
+        "bits_per_byte": f"bits per byte by position ({spread})",
+        "bits_per_byte_at_end": f"bits per byte at the end of each bucket ({spread})",
+        "accuracy": f"accuracy ({spread})",
+    }
     for phase in quality["phase"].unique():
         rows = quality[quality["phase"] == phase]
         chance = rows.loc[rows["metric"] == CHANCE, "value"].unique()

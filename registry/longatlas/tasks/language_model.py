@@ -19,9 +19,7 @@ from longatlas.errors import LongAtlasError
 from longatlas.tasks.session import Batches, Recipe, Session, text_digest
 from longatlas.tasks.sweep import Row
 
-SCORED = (
-    64  # tokens scored at the end of each bucket, at most: all that a method is scored on that answers prompts only
-)
+SCORED = 64  # tokens scored apart at the end of each bucket, at most
 
 
 def run(session: Session) -> list[Row]:
