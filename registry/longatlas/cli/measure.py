@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from longatlas.cli.output import console, print_json, table
+from longatlas.cli.output import console, harmless, print_json, table
 from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import KEYS
 
@@ -291,5 +291,5 @@ def jobs_log(store: Any, lines: int) -> None:
 
 def _echo_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(line)
+        click.echo(harmless(line))
     sys.stdout.flush()
