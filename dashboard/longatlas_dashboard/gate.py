@@ -12,12 +12,17 @@ _KEY = "token_given"
 
 
 def passed(token: str) -> bool:
-    """Whether no token is set, or this session has given it, in the form or as ?token= in the URL."""
+    """Whether no token is set, or this session has given it, in the form or as ?token= in the URL.
+
+    One that matches is taken out of the address, so that it is not seen, copied or bookmarked; other parameters stay.
+    The session stays known; a reload of that address is another session, and is asked again.
+    """
     if not token:
         return True
     given = str(st.query_params.get("token", ""))
     if given and matches(given, token):
         st.session_state[_KEY] = True
+        del st.query_params["token"]
     return bool(st.session_state.get(_KEY))
 
 

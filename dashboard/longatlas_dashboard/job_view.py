@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from longatlas.harness import cells, jobs
-from longatlas.harness.plan import Plan
 from longatlas.store import Store
 from longatlas_dashboard import marks
 
@@ -28,14 +28,15 @@ def badge(job: jobs.Job) -> None:
 
 
 def words(job: jobs.Job) -> str:
-    """One line: how far, of what, when."""
+    """One line: how far, of what, when; of a plan that cannot be run here, which one it is and why."""
     count = f"{job.done} of {job.total} cells" if job.total else "not started"
-    return f"{count} · {methods_text(job.plan)} · {age_text(job.created)}"
+    told = f"{count} · {methods_text(job.methods)} · {age_text(job.created)}"
+    return f"{told} · plan {job.plan_hash} cannot be run here: {job.obstacle}" if job.obstacle else told
 
 
-def methods_text(plan: Plan, most: int = 2) -> str:
-    names = ", ".join(plan.methods[:most])
-    more = len(plan.methods) - most
+def methods_text(methods: Sequence[str], most: int = 2) -> str:
+    names = ", ".join(methods[:most])
+    more = len(methods) - most
     return f"{names} and {more} more" if more > 0 else names
 
 
@@ -53,7 +54,7 @@ def left_text(job: jobs.Job) -> str:
 
 def grid(store: Store, job: jobs.Job) -> pd.DataFrame:
     """One line per cell of the plan for charts.cell_grid. Raises LongAtlasError for a plan that cannot be run."""
-    wanted = cells.expand(job.plan)
+    wanted = cells.expand(job.runnable())
     done = store.finished(cell.key for cell in wanted)
     # Time and memory of a method have the same label; cells are measured in the order of the plan.
     waiting = [cell for cell in wanted if cell.key not in done]

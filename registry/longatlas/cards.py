@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ class Option:
 
     def __post_init__(self) -> None:
         _check_name("option", self.name)
+        _check_texts("option", self, ("help", "unit"))
         self.check(self.default)
 
     def parse(self, text: str) -> OptionValue:
@@ -90,6 +91,11 @@ class Cost:
 
     time: str
     state: str
+
+    def __post_init__(self) -> None:
+        for key in ("time", "state"):
+            if not isinstance(getattr(self, key), str):
+                raise LongAtlasError(f"a cost has {key}={getattr(self, key)!r}; it must be text, such as 'T^2'")
 
     @property
     def time_exponent(self) -> float:
@@ -159,6 +165,7 @@ class Method:
 
     def __post_init__(self) -> None:
         _check_name("method", self.name)
+        _check_texts("method", self, ("title", "family", "summary", "paper", "training", "deviations", "source"))
         self._check_types()
         for slot, builder in self.fills.items():
             if slot not in SLOTS:
@@ -250,10 +257,18 @@ class Task:
 
     def __post_init__(self) -> None:
         _check_name("task", self.name)
+        _check_texts("task", self, ("title", "summary", "paper", "example"))
 
 
-def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
+def _check_texts(kind: str, card: Any, keys: Sequence[str]) -> None:
+    for key in keys:
+        value = getattr(card, key)
+        if not isinstance(value, str):
+            raise LongAtlasError(f"{kind} '{card.name}' has {key}={value!r}; it must be text, which may be empty: \"\"")
+
+
+def _check_name(kind: str, name: Any) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise LongAtlasError(
             f"{kind} name {name!r} is not snake_case; use small letters, digits and '_', a letter first"
         )

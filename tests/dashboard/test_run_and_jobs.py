@@ -11,7 +11,7 @@ from longatlas.harness.cells import expand
 from longatlas.harness.estimating import estimate
 from longatlas.harness.plan import Plan
 from longatlas.store import Store
-from longatlas.store.schema import SETTINGS
+from longatlas.store.schema import JOBS, SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,23 @@ def test_what_failed_in_a_job_is_tried_again(filled: Store) -> None:
     new = jobs.jobs(filled)[0]
     assert (new.status, new.plan, new.retry) == (jobs.QUEUED, old.plan, True)
     jobs.cancel(filled, new.id)
+
+
+def test_a_job_of_a_method_that_is_gone_stands_on_home_and_jobs(filled: Store) -> None:
+    job = jobs.submit(filled, Plan(methods=("alibi",), lengths=(64,)), start=False)
+    jobs.update(filled, job.id, plan="methods: [uninstalled]")
+    home = texts(show("home")).replace("\\", "")
+    assert f"plan {job.plan_hash} cannot be run here: job {job.id}" in home
+    app = show("jobs", job=str(job.id))
+    assert "unknown method 'uninstalled'" in app.warning[0].value.replace("\\", "")
+    assert "uninstalled" in texts(app)
+    app.button(key="cancel").click().run()
+    assert jobs.job(filled, job.id).status == jobs.CANCELLED
+    app = show("jobs", job=str(job.id))
+    app.button(key="again").click().run()
+    assert "unknown method 'uninstalled'" in app.error[0].value.replace("\\", "")
+    with filled.writing() as connection:
+        connection.execute(sa.delete(JOBS).where(JOBS.c.id == job.id))
 
 
 @pytest.mark.parametrize("number", ["999", "abc", "-1", "²", "9" * 30, "<b>x</b>"])

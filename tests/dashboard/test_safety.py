@@ -104,6 +104,19 @@ def test_the_token_opens_the_dashboard(filled: Store, monkeypatch: pytest.Monkey
     assert not gate.matches("correct hors", "correct horse")
 
 
+def test_the_token_goes_from_the_address_and_the_session_stays_known(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGATLAS_DASHBOARD_TOKEN", "correct horse")
+    app = show("home", token="correct horse", other="kept")
+    assert app.metric
+    assert app.query_params == {"other": "kept"}
+    assert app.run().metric
+    wrong = show("home", token="correct hors")
+    assert not wrong.metric
+    assert wrong.query_params == {"token": "correct hors"}
+
+
 def test_nothing_is_html() -> None:
     for path in APP.parent.rglob("*.py"):
         source = path.read_text()

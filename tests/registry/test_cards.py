@@ -29,6 +29,14 @@ WINDOW = Option("window", 8, "keys", unit="tokens", min=1, max=64)
         ({"flops": 3}, "has flops=3, which cannot be called; give a function (call, **options)"),
         ({"state_size": "T"}, "has state_size='T', which cannot be called"),
         ({"cost": "T"}, "has cost='T'; it must be a longatlas.Cost"),
+        ({"name": 5}, "method name 5 is not snake_case"),
+        ({"title": 5}, "method 'some_name' has title=5; it must be text"),
+        ({"family": None}, "has family=None; it must be text"),
+        ({"summary": None}, "has summary=None; it must be text"),
+        ({"paper": None}, 'has paper=None; it must be text, which may be empty: ""'),
+        ({"deviations": 7}, "has deviations=7; it must be text"),
+        ({"source": ("a",)}, "has source=('a',); it must be text"),
+        ({"training": ["train"]}, "has training=['train']; it must be text"),
     ],
 )
 def test_a_broken_card_is_refused(changes, words):
@@ -91,3 +99,17 @@ def test_a_default_out_of_its_own_bounds_is_refused():
 def test_claimed_growth_is_read_from_the_symbols(time, state, exponent, growth):
     cost = Cost(time=time, state=state)
     assert (cost.time_exponent, cost.state_growth) == (exponent, growth)
+
+
+def test_texts_of_costs_options_and_tasks_are_text():
+    for make, words in (
+        (lambda: Cost(time=2, state="T"), "a cost has time=2; it must be text"),
+        (lambda: Cost(time="T", state=None), "a cost has state=None; it must be text"),
+        (lambda: Option("window", 8, 3), "option 'window' has help=3; it must be text"),
+        (lambda: Option("window", 8, "keys", unit=None), "option 'window' has unit=None; it must be text"),
+        (lambda: Task("recall", 5, "s", print, {}), "task 'recall' has title=5; it must be text"),
+        (lambda: Task("recall", "t", "s", print, {}, example=1), "task 'recall' has example=1; it must be text"),
+    ):
+        with pytest.raises(LongAtlasError) as error:
+            make()
+        assert words in str(error.value)

@@ -7,12 +7,15 @@ from io import StringIO
 
 import click
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.text import Text
 
-from longatlas import cli, testing
-from longatlas.catalog import load_catalog
-from longatlas.cli import develop, main
+from longatlas import Method, cli, hookimpl, testing
+from longatlas.catalog import build_catalog, load_catalog
+from longatlas.cli import develop, explore, main
 from longatlas.cli.output import table
+from longatlas.plugins import Source
 from longatlas.taxonomy import taxonomy_path
 
 
@@ -199,7 +202,7 @@ def test_verify_prints_a_table_and_reports(run):
 
 def test_verify_ends_with_1_when_a_check_fails(run, monkeypatch):
     failed = testing.Report("yarn", (testing.CheckResult("causality", "failed", "token 3 [bold]leaks[/bold]"),))
-    monkeypatch.setattr(develop, "_reports", lambda specs, device: iter([failed]))
+    monkeypatch.setattr(develop, "_reports", lambda specs, device, timeout: iter([failed]))
     code, out, _ = run("verify", "yarn")
     assert code == 1
     assert "token 3 [bold]leaks[/bold]" in out
@@ -253,3 +256,61 @@ def test_ascii_terminals_get_question_marks_not_a_crash():
     )
     assert done.returncode == 0
     assert b"?-former" in done.stdout
+
+
+NASTY = "red \x1b[31m\x9b2J bell \x07 turn \u202e\u2067 half \ud800 end"
+
+
+def test_what_a_terminal_would_obey_is_left_out(monkeypatch, capsys):
+    from longatlas.cli.output import console
+
+    out = console()
+    for renderable in (NASTY, Text(NASTY), table(["a", "b"], [[NASTY, 1]]), Group(Padding(Text(NASTY), 1))):
+        out.print(renderable)
+    printed = capsys.readouterr().out
+    assert printed.count("red [31m2J bell  turn  half  end") == 4
+    assert not set(printed) & set(NASTY) - set("red [31m2J bell turn half end")
+
+
+def odd_catalog(monkeypatch, **facts):
+    """A catalog whose one method has these facts."""
+    card = {"title": "Odd", "family": "misc/objectives", "summary": "One.", "fills": {}}
+
+    class Brings:
+        @hookimpl
+        def register_methods(self, register):
+            register(Method(name="odd", **{**card, **facts}))
+
+    made = build_catalog([Source("odd", Brings)])
+    assert made.plugins[0].error == ""
+    monkeypatch.setattr(explore, "load_catalog", lambda: made)
+
+
+def test_show_survives_formulas_that_fail(run, monkeypatch):
+    odd_catalog(monkeypatch, flops=lambda call: "x", state_size=lambda call: 1 // 0)
+    code, out, err = run("show", "odd")
+    assert (code, err) == (0, "")
+    assert "the card's `flops` fails or gives no number" in out
+    assert "the card's `state_size` fails or gives no number" in out
+    formulas = as_json(run("show", "odd", "--json"))["formulas"]
+    assert (formulas["prefill_flops"], formulas["decode_flops"], formulas["state_size"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("paper", "address"),
+    [
+        ("1901.02860", "https://arxiv.org/abs/1901.02860"),
+        ("cs/0112017", "https://arxiv.org/abs/cs/0112017"),
+        ("https://a.example/b", "https://a.example/b"),
+        ("javascript:alert(1)", ""),
+        ("javascript://a.example/%0aalert(1)", ""),
+        ("a book", ""),
+        ("", ""),
+    ],
+)
+def test_only_what_is_one_becomes_an_address(run, monkeypatch, paper, address):
+    odd_catalog(monkeypatch, paper=paper)
+    assert as_json(run("show", "odd", "--json"))["paper_address"] == address
+    shown = run("show", "odd")[1]
+    assert paper in shown
+    assert address or not paper or f"abs/{paper}" not in shown

@@ -143,6 +143,22 @@ def is_worker_of(process: psutil.Process, store: Store) -> bool:
         return False
 
 
+# A process in a session of its own; that of `deserted` has no parent left by the time that its worker ends.
+AWAY = AT_WORK + "import subprocess; subprocess.Popen(['setsid', 'sleep', '600.25']); open({0!r}, 'a').write('a')"
+DESERTED = AT_WORK + "os.system('setsid sleep 600.25 &'); open({0!r}, 'a').write('b')"
+
+
+def test_what_a_method_starts_in_a_session_of_its_own_ends_with_its_worker(
+    planted: Callable[..., str], store: Store, tmp_path: Path
+) -> None:
+    started = str(tmp_path / "started")
+    methods = [planted("away", AWAY.format(started)), planted("deserted", DESERTED.format(started))]
+    frame, _ = measure(Plan(methods=(*methods, "vanilla"), **CASE), store)
+    assert set(frame["status"]) == {"ok"}
+    assert set(Path(started).read_text()) == {"a", "b"}, "both started theirs"
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "600.25"]]
+
+
 def test_output_without_end_does_not_fill_the_disk(
     planted: Callable[..., str], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,19 +168,88 @@ def test_a_job_that_cannot_run_fails_with_the_reason(store: Store, tmp_path: Pat
     assert "none' does not exist; give a file or a folder of text" in found.error
 
 
-def test_a_job_of_a_plugin_that_is_gone_does_not_stop_the_queue(store: Store, stuck: Plan) -> None:
-    number = jobs.submit(store, stuck, start=False).id
-    after = jobs.submit(store, PLAN, start=False)
-    with store.engine.begin() as connection:
-        gone = sa.update(JOBS).where(JOBS.c.id == number).values(plan="methods: [uninstalled]")
-        connection.execute(gone)
-    assert [job.id for job in jobs.jobs(store)] == [after.id]
+def gone(store: Store, plan: Plan = PLAN) -> jobs.Job:
+    """A queued job whose method has been uninstalled."""
+    number = jobs.submit(store, plan, start=False).id
+    jobs.update(store, number, plan="methods: [uninstalled, vanilla]")
+    return jobs.job(store, number)
+
+
+def test_a_job_of_a_plugin_that_is_gone_does_not_stop_the_queue(store: Store) -> None:
+    number = gone(store).id
+    after = jobs.submit(store, PLAN.with_values({"seed": 1}), start=False)
+    assert [job.id for job in jobs.jobs(store)] == [after.id, number]
     taken = jobs.take_next(store)
     assert taken is not None
     assert taken.id == after.id
-    with pytest.raises(LongAtlasError, match="unknown method 'uninstalled'"):
-        jobs.job(store, number)
+    failed = jobs.job(store, number)
+    assert failed.status == FAILED
+    assert "unknown method 'uninstalled'" in failed.error
     jobs.update(store, after.id, status=DONE)
+
+
+def test_a_job_of_a_plugin_that_is_gone_is_shown_and_can_be_cancelled(store: Store, command: Command) -> None:
+    job = gone(store)
+    jobs.update(store, job.id, host="elsewhere")  # so that it is not run here, and fails, while it is looked at
+    assert (job.plan, job.methods, job.plan_hash) == (None, ("uninstalled", "vanilla"), PLAN.hash)
+    assert "unknown method 'uninstalled'" in job.obstacle
+    (fact,) = json.loads(command("jobs", "--json").stdout)
+    assert (fact["plan"], fact["plan_text"], fact["obstacle"]) == (None, job.plan_text, job.obstacle)
+    shown = command("jobs").stdout
+    assert all(words in shown for words in ("queued", PLAN.hash, "uninstalled,vanilla", "unknown method 'uninst"))
+    assert jobs.cancel(store, job.id).status == CANCELLED
+    with pytest.raises(LongAtlasError, match=r"job 1 cannot be run here: .* unknown method 'uninstalled'"):
+        jobs.retry(store, job.id)
+
+
+def test_a_job_of_a_plugin_that_broke_names_it(store: Store, planted: Callable[..., str]) -> None:
+    number = jobs.submit(store, Plan(methods=(planted("breaks"),), **CASE), start=False).id
+    planted("breaks", source="raise RuntimeError('half an upgrade')")
+    sys.modules.pop("breaks", None)
+    assert jobs.take_next(store) is None
+    error = jobs.job(store, number).error
+    assert "unknown method 'breaks'" in error
+    assert "plugin 'breaks' is broken: RuntimeError: half an upgrade" in error
+
+
+def test_cancelling_loads_no_plugin(store: Store, planted: Callable[..., str], command: Command) -> None:
+    """One of a job may hang while it is loaded, and must not take with it who cancels the job."""
+    number = jobs.submit(store, PLAN, start=False).id
+    path = Path(store.name).with_name("loaded")
+    planted("tells", source=f"open({str(path)!r}, 'w').close()")
+    assert command("jobs", "cancel", str(number)).stdout == f"job {number} is cancelled\n"
+    assert not path.exists()
+
+
+HANGS = """
+import signal, sys, time
+if sys.modules["__main__"].__spec__.name == "longatlas.harness.supervisor":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["hangs in an import", "is halted"])
+def test_a_cancelled_job_whose_process_hangs_is_ended_by_whoever_looks(
+    store: Store, stuck: Plan, planted: Callable[..., str], wait: Wait, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(jobs, "TERM_SECONDS", 1.0)
+    monkeypatch.setattr(jobs, "KILL_SECONDS", 3.0)
+    number = jobs.submit(store, stuck, start=False).id
+    waiting = jobs.submit(store, PLAN, start=False).id
+    if how == "is halted":
+        jobs.wake_supervisor(store)
+        wait(in_second_cell(store, number), "the second cell did not begin")
+        os.kill(jobs.supervisor(store).pid, signal.SIGSTOP)  # type: ignore[union-attr]
+    else:
+        planted("hangs", source=HANGS)
+        jobs.wake_supervisor(store)
+        wait(lambda: jobs.job(store, number).status == RUNNING, "it was not taken")
+    started = family(jobs.supervisor(store))  # type: ignore[arg-type]
+    assert jobs.cancel(store, number).status == RUNNING, "it is asked first"
+    wait(lambda: jobs.pulse(store) and jobs.job(store, number).status == CANCELLED, "it was not ended")
+    assert psutil.wait_procs(started, timeout=20)[1] == []
+    jobs.cancel(store, waiting)
 
 
 def test_the_command_line(store: Store, command: Command, wait: Wait, tmp_path: Path) -> None:
@@ -207,13 +276,21 @@ def test_the_command_line(store: Store, command: Command, wait: Wait, tmp_path: 
     assert len(jobs.jobs(store)) == 2
 
 
-def test_a_read_only_store_is_left_as_it_is(store: Store) -> None:
+def test_a_read_only_store_is_left_as_it_is_and_shows_what_has_ended(store: Store) -> None:
     number = jobs.submit(store, PLAN, start=False).id
-    jobs.update(store, number, status=RUNNING, pid=2**22 + 1, pid_started=1.0)
-    (seen,) = jobs.jobs(Store(store.name, read_only=True))
-    assert seen.status == RUNNING
+    me = psutil.Process()
+    jobs.update(store, number, status=RUNNING, pid=me.pid, pid_started=me.create_time())
+    closed = Store(store.name, read_only=True)
+    before = jobs.pulse(closed)
+    assert jobs.job(closed, number).status == RUNNING
+    jobs.update(store, number, pid=2**22 + 1)
+    assert jobs.pulse(closed) != before
+    (seen,) = jobs.jobs(closed)
+    assert (seen.status, seen.error[:22]) == (FAILED, "its process was killed")
+    with store.reading() as connection:
+        assert connection.execute(sa.select(JOBS.c.status)).scalar() == RUNNING
     (mended,) = jobs.jobs(store)
-    assert mended.status == FAILED
+    assert (mended.status, mended.error) == (seen.status, seen.error)
 
 
 def test_jobs_that_wait_after_their_supervisor_was_killed_go_on(store: Store, stuck: Plan, wait: Wait) -> None:

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from longatlas import LongAtlasError
+from longatlas.harness import jobs
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.plan import Plan
 from longatlas.store import Store, store_url
@@ -451,3 +452,20 @@ def test_a_store_without_write_permission_can_be_read(folder_mode: int) -> None:
     assert found == 2
     assert told.startswith(f"store '{path}' cannot be written (")
     assert told.endswith("make it writable, or choose another with --store")
+
+
+def test_a_store_that_another_version_takes_over_while_it_is_open_says_so(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store.sqlite"))
+    assert store.state() == (0, "")
+    with store.writing() as connection:
+        connection.exec_driver_sql("UPDATE meta SET value = '99' WHERE key = 'version'")
+    with pytest.raises(LongAtlasError, match=r"has schema version 99 now, and this longatlas reads \d: .* end this"):
+        store.state()
+
+
+def test_a_store_that_has_lost_a_table_says_what_to_do(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store.sqlite"))
+    with store.writing() as connection:
+        connection.exec_driver_sql("DROP TABLE jobs")
+    with pytest.raises(LongAtlasError, match=r"has lost a part \(no such table: jobs\): .* put a copy of it back"):
+        jobs.jobs(store)

@@ -113,6 +113,10 @@ WRONG: dict[str, tuple[Change, str]] = {
         "row 2: case has layers 1000000000; expected a whole",
     ),
     "case_preset": (lambda row: row.update(measure="quality"), "expected the task's preset in it"),
+    "reason_half": (lambda row: row.update(reason="a\ud800"), "row 2: reason holds '\\ud800', half of a character"),
+    "method_half": (lambda row: row.update(method="\udfff"), "row 2: method holds '\\udfff', half of a character"),
+    "versions_half": (lambda row: row["versions"].update(x="\ud800"), "row 2: versions holds '\\ud800', half of"),
+    "column_half": (lambda row: row.update({"\ud800": 1}), "row 2: unknown column '\\ud800'"),
     "differs": (lambda row: row.update(method="alibi"), "has rows that differ in method"),
 }
 
@@ -141,6 +145,9 @@ def test_a_wrong_row_is_named_and_nothing_is_taken_in(store: Store, tmp_path: Pa
         ("rows.parquet", "not parquet", "cannot be read as PARQUET"),
         ("rows.csv", "a,b\n1,2\n", "unknown column 'a'"),
         ("missing.json", None, "No such file"),
+        ("rows.json", "[]", r"rows.json' holds no rows; choose a file that"),
+        ("rows.csv", "", r"rows.csv' holds no rows"),
+        ("rows.csv", "method,value\n", r"rows.csv' holds no rows"),
     ],
 )
 def test_files_that_are_no_export_are_refused(tmp_path: Path, name: str, text: str | None, words: str) -> None:

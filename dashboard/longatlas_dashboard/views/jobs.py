@@ -76,12 +76,9 @@ def _job(store: Store, job: jobs.Job) -> None:
         if job.status not in jobs.ACTIVE and failed and not settings.read().read_only:
             words = f"Retry the {failed} failed"
             st.button(words, icon=":material/replay:", on_click=_retry, args=(job.id,), key="retry")
-        ui.link(
-            "compare",
-            "Compare its methods",
-            icon=":material/stacked_line_chart:",
-            m=",".join(job.plan.methods),
-        )
+        if job.plan is not None:
+            methods = ",".join(job.plan.methods)
+            ui.link("compare", "Compare its methods", icon=":material/stacked_line_chart:", m=methods)
     if job.error:
         st.error(safe.plain(job.error), icon=":material/error:")
     share = job.done / job.total if job.total else float(job.status == jobs.DONE)
@@ -97,8 +94,9 @@ def _job(store: Store, job: jobs.Job) -> None:
         st.caption(safe.plain(str(path)))
         st.code(job_view.log_tail(path) or "nothing yet", language=None, wrap_lines=True)
     with plan:
-        st.code(shlex.join(job.plan.to_command()), language=None, wrap_lines=True)
-        st.code(job.plan.to_yaml(), language=None)
+        if job.plan is not None:
+            st.code(shlex.join(job.plan.to_command()), language=None, wrap_lines=True)
+        st.code(job.plan_text, language=None)
 
 
 def _cells(store: Store, job: jobs.Job) -> pd.DataFrame:
@@ -126,7 +124,7 @@ def _cancel(number: int) -> None:
 
 def _again(job: jobs.Job) -> None:
     """Queue the plan once more: it goes on from the finished cells."""
-    made = _change(lambda store: jobs.submit(store, job.plan))
+    made = _change(lambda store: jobs.submit(store, job.runnable()))
     if made:
         controls.set_query(job=made.id)
 
@@ -156,11 +154,13 @@ def _queue(found: list[jobs.Job]) -> None:
             "job": [job.id for job in found],
             "status": [job.status for job in found],
             "cells": [f"{job.done} of {job.total}" if job.total else "" for job in found],
-            "methods": [", ".join(job.plan.methods) for job in found],
+            "methods": [", ".join(job.methods) for job in found],
             "queued": [job_view.age_text(job.created) for job in found],
             "plan": [job.plan_hash for job in found],
         }
     )
+    if any(job.obstacle for job in found):
+        frame["cannot be run here"] = [safe.cut(job.obstacle) for job in found]
     chosen = ui.table(frame, key="queue", on_select="rerun", selection_mode="single-row")
     if chosen.selection.rows:
         number = found[chosen.selection.rows[0]].id

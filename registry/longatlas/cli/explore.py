@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from longatlas.cards import Method, Option
+from longatlas.cards import Method, Option, OptionValue
 from longatlas.catalog import Catalog, auto_impl, load_catalog, method_status, obstacles
 from longatlas.cli.output import console, print_json, status_text, table
 from longatlas.combination import call_with_options
@@ -20,6 +22,9 @@ from longatlas.taxonomy import Node
 
 # The case of which the formulas of a card are told: a prefill, and the token after it.
 PREFILL = Call(tokens=4096, past=0, heads=8, head_size=64)
+_ARXIV = re.compile(r"\d{4}\.\d{4,5}(v\d+)?|[a-z-]+(\.[A-Z]{2})?/\d{7}(v\d+)?")
+_WEB = re.compile(r"https?://[^\s<>\"]+")
+FAILS = "not known: the card's `{}` fails or gives no number for this case"
 
 
 @click.command("list")
@@ -111,8 +116,18 @@ def _formulas(method: Method) -> dict[str, int | float | None]:
         "decode_flops": (method.flops, after),
         "state_size": (method.state_size, PREFILL),
     }
-    found = {key: formula and call_with_options(formula, call, options) for key, (formula, call) in cases.items()}
+    found = {key: _value(formula, call, options) for key, (formula, call) in cases.items()}
     return {"tokens": PREFILL.tokens, "heads": PREFILL.heads, "head_size": PREFILL.head_size, **found}
+
+
+def _value(formula: Callable[..., Any] | None, call: Call, options: Mapping[str, OptionValue]) -> int | float | None:
+    """What a formula gives; None where there is none, and where it fails or gives no number: its card is shown all the
+    same."""
+    try:
+        found = formula and call_with_options(formula, call, options)
+    except Exception:
+        return None
+    return found if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
 def _formula_rows(method: Method) -> dict[str, str]:
@@ -121,9 +136,14 @@ def _formula_rows(method: Method) -> dict[str, str]:
     rows = {"operations": "", "state": ""}
     if method.flops:
         prefill, decode = found["prefill_flops"], found["decode_flops"]
-        rows["operations"] = f"{prefill:,} for {PREFILL.tokens} tokens, {decode:,} for the next one ({case})"
+        rows["operations"] = FAILS.format("flops")
+        if prefill is not None and decode is not None:
+            rows["operations"] = f"{prefill:,} for {PREFILL.tokens} tokens, {decode:,} for the next one ({case})"
     if method.state_size:
-        rows["state"] = f"{found['state_size']:,} numbers after {PREFILL.tokens} tokens ({case})"
+        size = found["state_size"]
+        rows["state"] = FAILS.format("state_size")
+        if size is not None:
+            rows["state"] = f"{size:,} numbers after {PREFILL.tokens} tokens ({case})"
     return rows
 
 
@@ -132,7 +152,7 @@ def _card_table(catalog: Catalog, method: Method) -> Table:
     rows = {
         "status": method_status(method),
         "remedy": "; ".join(remedy for _, remedy in obstacles(method)),
-        "paper": paper_address(method),
+        "paper": paper_address(method) or method.paper,
         "family": f"{method.family} ({' > '.join(_titles(catalog, method.family))})",
         "slots": ", ".join(method.fills),
         "cost": f"time {method.cost.time}, state {method.cost.state} (claimed)",
@@ -159,10 +179,10 @@ def _titles(catalog: Catalog, path: str) -> list[str]:
 
 
 def paper_address(method: Method) -> str:
-    """Where the paper can be read: arXiv for an id, else the address on the card."""
-    if not method.paper or "://" in method.paper:
-        return method.paper
-    return f"https://arxiv.org/abs/{method.paper}"
+    """Where the paper can be read: arXiv for an id, the address on the card where it is one of the web, else ""."""
+    if _ARXIV.fullmatch(method.paper):
+        return f"https://arxiv.org/abs/{method.paper}"
+    return method.paper if _WEB.fullmatch(method.paper) else ""
 
 
 def _option_row(option: Option) -> tuple[str, str, str, str, str]:

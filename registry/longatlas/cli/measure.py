@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from longatlas.cli.output import console, print_json, table
+from longatlas.cli.output import console, harmless, print_json, table
 from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import KEYS
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from longatlas.harness.jobs import Job
     from longatlas.harness.plan import Plan
 
 Command = Callable[..., Any]
@@ -226,10 +227,13 @@ def _show_jobs(store: Any, as_json: bool) -> None:
     elif not found:
         click.echo("No jobs. `longatlas jobs add --methods a,b` or the dashboard's Run page adds one.")
     else:
-        lines = [
-            [str(j.id), j.status, f"{j.done}/{j.total}", ",".join(j.plan.methods), j.error or j.current] for j in found
-        ]
-        console().print(table(["job", "status", "cells", "methods", "now"], lines))
+        lines = [[str(j.id), j.status, f"{j.done}/{j.total}", ",".join(j.methods), j.plan_hash, _now(j)] for j in found]
+        console().print(table(["job", "status", "cells", "methods", "plan", "now"], lines))
+
+
+def _now(job: Job) -> str:
+    """What a job measures, how it failed, or why it cannot be run here."""
+    return job.error or job.current or job.obstacle
 
 
 @jobs.command("add")
@@ -252,10 +256,11 @@ def jobs_cancel(store: Any, number: int) -> None:
     from longatlas.harness import jobs as queue
 
     job = queue.cancel(store, number)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + queue.KILL_SECONDS + 5  # by then one that hangs has been killed
     while job.status == queue.RUNNING and time.monotonic() < deadline:
         time.sleep(0.2)
         job = queue.job(store, number)
+    queue.keep_going(store)
     click.echo(f"job {job.id} is {job.status}")
 
 
@@ -286,5 +291,5 @@ def jobs_log(store: Any, lines: int) -> None:
 
 def _echo_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(line)
+        click.echo(harmless(line))
     sys.stdout.flush()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -28,11 +30,29 @@ COLOURS = {
 }
 
 
+# What would move a terminal's cursor or change its state (C0, DEL, C1), turn the direction of all that follows, or
+# cannot be encoded; a tab and the end of a line are kept.
+_HARMFUL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    """Text from elsewhere (plugins, rows, logs) without what a terminal would obey instead of showing it."""
+    return _HARMFUL.sub("", text)
+
+
+class SafeConsole(Console):
+    """A console on which every text is harmless, whatever renders it; what the console itself adds is left."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
 def console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is; wide where the output is no terminal."""
+    """A console that prints text as it is, less control characters; wide where the output is no terminal."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else WIDTH_WITHOUT_TERMINAL
-    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
+    return SafeConsole(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
 
 
 def print_json(value: Any) -> None:

@@ -17,11 +17,13 @@ from longatlas.errors import LongAtlasError
 from longatlas.footprint import TABLE
 from longatlas.harness.cells import environment_digest
 from longatlas.harness.sources import source_digest
+from longatlas.harness.workers.family import END_SECONDS
+from longatlas.harness.workers.keeper import kept as with_keeper
 from longatlas.store import Store
 
 # kind -> the seconds that the command of that name may take for a method. All print a list as JSON; `footprint` is of
-# no method.
-KINDS = {"influence": 60.0, "verify": 600.0, "footprint": 120.0}
+# no method. `verify` has a limit of its own, which is shorter: its report tells then what hung.
+KINDS = {"influence": 60.0, "verify": 660.0, "footprint": 120.0}
 
 
 def kept(store: Store, kind: str, combination: Combination | None = None) -> dict[str, Any] | None:
@@ -32,7 +34,9 @@ def kept(store: Store, kind: str, combination: Combination | None = None) -> dic
 
 
 def find(store: Store, kind: str, combination: Combination | None = None) -> dict[str, Any]:
-    """Run `longatlas KIND [SPEC] --json` in a process group of its own, within its time, and keep the list it prints.
+    """Run `longatlas KIND [SPEC] --json` apart, within its time, and keep the list it prints.
+
+    What it starts ends with it, and it ends with this process, however that ends (Linux).
 
     Raises LongAtlasError with the command's own words where it fails, and when its time is over.
     """
@@ -81,7 +85,7 @@ def _key(kind: str, combination: Combination | None) -> str:
 
 
 def _printed(arguments: list[str], seconds: float) -> Any:
-    command = [sys.executable, "-m", "longatlas", *arguments]
+    command = with_keeper([sys.executable, "-m", "longatlas", *arguments])
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -100,11 +104,20 @@ def _printed(arguments: list[str], seconds: float) -> Any:
             "to see where it stands"
         ) from None
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        _end(process)
     try:
         return json.loads(out)
     except ValueError:
         last = (err.strip() or f"exit code {process.returncode}").splitlines()[-1]
         raise LongAtlasError(f"`longatlas {' '.join(arguments)}` failed: {last.removeprefix('Error: ')}") from None
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Its keeper ends all that it started; where it does not, its group is killed."""
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=2 * END_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import psutil
 import sqlalchemy as sa
+import yaml
 
+from longatlas.catalog import load_catalog
 from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import Plan, plan_from_yaml
 from longatlas.store import Store
@@ -27,17 +32,20 @@ from longatlas.store.schema import JOBS
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ACTIVE = (QUEUED, RUNNING)
+# Seconds after a job was cancelled: until then it may stop by itself, then its process is asked to, then it is killed.
+TERM_SECONDS, KILL_SECONDS = 10.0, 15.0
 
 
 @dataclass(frozen=True)
 class Job:
     """One job. `done` of `total` cells are finished; `current` is what is being measured.
 
-    retry  cells that ended with another status than ok are measured again
+    plan_text  the plan as it was queued, YAML
+    retry      cells that ended with another status than ok are measured again
     """
 
     id: int
-    plan: Plan
+    plan_text: str
     plan_hash: str
     status: str
     done: int
@@ -51,8 +59,42 @@ class Job:
     finished: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, the plan as its keys and values."""
-        return {**asdict(self), "plan": self.plan.as_dict()}
+        """All fields, the plan as its keys and values: None where it cannot be run here, with the obstacle."""
+        plan = self.plan.as_dict() if self.plan else None
+        return {**asdict(self), "plan": plan, "obstacle": self.obstacle}
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan; None where it cannot be run here now, such as that of a plugin that is gone."""
+        return self._read[0]
+
+    @property
+    def obstacle(self) -> str:
+        """Why the plan cannot be run here now: what it names and lacks; "" where it can."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[Plan | None, str]:
+        """Read only when it is asked for: it loads the plugins, and one of these may hang."""
+        try:
+            return plan_from_yaml(self.plan_text, f"job {self.id}"), ""
+        except Exception as error:  # a plugin may raise anything when an option of its card is checked
+            return None, explained(error)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The specs that the plan names, whether they are installed or not."""
+        try:
+            found = yaml.safe_load(self.plan_text)["methods"]
+            return tuple(map(str, found))
+        except (yaml.YAMLError, KeyError, TypeError):
+            return ()
+
+    def runnable(self) -> Plan:
+        """The plan. Raises LongAtlasError that says which method or plugin is missing."""
+        if self.plan is None:
+            raise LongAtlasError(f"job {self.id} cannot be run here: {self.obstacle}")
+        return self.plan
 
     @property
     def eta_seconds(self) -> float | None:
@@ -93,44 +135,42 @@ def submit(store: Store, plan: Plan, *, retry: bool = False, start: bool = True)
 
 def job(store: Store, number: int) -> Job:
     """One job. Raises LongAtlasError for a number that is not in the store."""
-    _mend(store)
+    ends = _mend(store)
     with store.reading() as connection:
         row = connection.execute(sa.select(JOBS).where(JOBS.c.id == number)).mappings().first()
     if row is None:
         raise LongAtlasError(f"there is no job {number} in store '{store.name}'; `longatlas jobs` lists them")
-    return _job(row)
+    return _job(row, ends)
 
 
 def jobs(store: Store, *, limit: int = 50) -> list[Job]:
-    """The newest jobs first; those of plugins that are no longer installed are left out."""
-    _mend(store)
+    """The newest jobs first, those of plugins that are no longer installed too."""
+    ends = _mend(store)
     with store.reading() as connection:
         rows = connection.execute(sa.select(JOBS).order_by(JOBS.c.id.desc()).limit(limit)).mappings().all()
-    found = []
-    for row in rows:
-        with suppress(LongAtlasError):
-            found.append(_job(row))
-    return found
+    return [_job(row, ends) for row in rows]
 
 
 def pulse(store: Store) -> tuple[Any, ...]:
     """Changes when there is something new to show of any job; cheap enough to be asked for every two seconds."""
-    _mend(store)
+    ends = _mend(store)
     columns = (JOBS.c.id, JOBS.c.status, JOBS.c.done, JOBS.c.total, JOBS.c.current)
     with store.reading() as connection:
         active = connection.execute(sa.select(*columns).where(JOBS.c.status.in_(ACTIVE)).order_by(JOBS.c.id)).all()
         ended = connection.execute(sa.select(sa.func.max(JOBS.c.id), sa.func.max(JOBS.c.finished))).one()
-    return (store.state(), tuple(ended), *map(tuple, active))
+    return (store.state(), tuple(ended), tuple(ends), *map(tuple, active))
 
 
 def cancel(store: Store, number: int) -> Job:
     """Ask a job to stop, from any process: a queued one at once, a running one within seconds.
 
+    One whose process hangs is ended by whoever looks at the queue 10 and 15 seconds later: nobody has to wait for it.
+
     One that runs on another machine counts as cancelled at once, for that machine may be gone; if it is not, it stops.
     """
     with store.writing() as connection:
         this = JOBS.c.id == number
-        connection.execute(sa.update(JOBS).where(this).values(cancel=1))
+        connection.execute(sa.update(JOBS).where(this, JOBS.c.cancel == 0).values(cancel=int(time.time())))
         at_once = (JOBS.c.status == QUEUED) | ((JOBS.c.status == RUNNING) & ~_of_this_machine())
         connection.execute(sa.update(JOBS).where(this, at_once).values(status=CANCELLED, finished=time.time()))
     return job(store, number)
@@ -139,12 +179,12 @@ def cancel(store: Store, number: int) -> Job:
 def retry(store: Store, number: int, *, start: bool = True) -> Job:
     """Queue the plan of an ended job once more, and measure its failed cells again; those that are ok are kept.
 
-    Raises LongAtlasError for a job that is queued or running.
+    Raises LongAtlasError for a job that is queued or running, and for one whose methods are not all here.
     """
     old = job(store, number)
     if old.status in ACTIVE:
         raise LongAtlasError(f"job {number} is {old.status}; its failed cells can be tried again when it has ended")
-    return submit(store, old.plan, retry=True, start=start)
+    return submit(store, old.runnable(), retry=True, start=start)
 
 
 def keep_going(store: Store) -> None:
@@ -233,11 +273,11 @@ def take_next(store: Store) -> Job | None:
         me = psutil.Process()
         values = {"status": RUNNING, "started": time.time(), "pid": me.pid, "pid_started": me.create_time()}
         connection.execute(sa.update(JOBS).where(JOBS.c.id == number).values(**values))
-    try:
-        return job(store, int(number))
-    except LongAtlasError as error:
-        end(store, int(number), FAILED, str(error))
-        return take_next(store)
+    found = job(store, int(number))
+    if found.plan is not None:
+        return found
+    end(store, found.id, FAILED, found.obstacle)
+    return take_next(store)
 
 
 def update(store: Store, number: int, **values: Any) -> None:
@@ -258,18 +298,49 @@ def cancel_requested(store: Store, number: int) -> bool:
         return bool(connection.execute(sa.select(JOBS.c.cancel).where(JOBS.c.id == number)).scalar())
 
 
-def _mend(store: Store) -> None:
-    """A job whose supervisor was killed says so instead of running for ever; a read-only store is left as it is."""
-    if store.read_only:
-        return
+def explained(error: Exception) -> str:
+    """An error's text; where it names something unknown, the broken plugins too: one of them may have brought it."""
+    text = str(error) or type(error).__name__
+    if not re.search(r"unknown (method|task)", text):
+        return text
+    broken = [plugin for plugin in load_catalog().plugins if plugin.error]
+    named = [plugin for plugin in broken if plugin.name in text] or broken
+    return "; ".join([text, *(f"plugin '{plugin.name}' is broken: {plugin.error}" for plugin in named[:3])])
+
+
+def _mend(store: Store) -> dict[int, dict[str, str]]:
+    """A job whose process was killed says so instead of running for ever, and one that was cancelled is made to stop.
+
+    Returns the ends that were found and not written, by number: all of a store that is read-only.
+    """
     with store.reading() as connection:
         query = sa.select(JOBS.c.id, JOBS.c.pid, JOBS.c.pid_started, JOBS.c.cancel)
         running = connection.execute(query.where(JOBS.c.status == RUNNING, _of_this_machine())).all()
+    ends: dict[int, dict[str, str]] = {}
     for number, pid, started, cancelled in running:
-        if _alive(int(pid), float(started)) is None:
+        process = _alive(int(pid), float(started))
+        if process is None:
             text = "" if cancelled else "its process was killed; run it again to go on from the finished cells"
-            status = CANCELLED if cancelled else FAILED
-            end(store, number, status, text)
+            ends[int(number)] = {"status": CANCELLED if cancelled else FAILED, "error": text}
+        elif cancelled and not store.read_only:
+            _insist(process, time.time() - cancelled)
+    if store.read_only:
+        return ends
+    for number, found in ends.items():
+        end(store, number, **found)
+    return {}
+
+
+def _insist(process: psutil.Process, waited: float) -> None:
+    """Make the process of a job stop that was cancelled `waited` seconds ago: it may hang, or have been halted."""
+    if waited < TERM_SECONDS:
+        return
+    number = signal.SIGTERM if waited < KILL_SECONDS else signal.SIGKILL
+    with suppress(ProcessLookupError, PermissionError):
+        if os.getpgid(process.pid) == process.pid != os.getpgid(0):
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, number)
 
 
 def _queued_here() -> tuple[sa.ColumnElement[bool], ...]:
@@ -290,6 +361,8 @@ def _alive(pid: int, started: float) -> psutil.Process | None:
         return None
 
 
-def _job(row: Any) -> Job:
-    values = {field.name: row[field.name] for field in fields(Job) if field.name != "plan"}
-    return Job(plan=plan_from_yaml(row["plan"], f"job {row['id']}"), **{**values, "retry": bool(row["retry"])})
+def _job(row: Any, ends: Mapping[int, Mapping[str, str]]) -> Job:
+    """A job from its row, and from how it ended where that could not be written."""
+    columns = {"plan_text": "plan"}
+    values = {field.name: row[columns.get(field.name, field.name)] for field in fields(Job)}
+    return Job(**{**values, "retry": bool(row["retry"]), **ends.get(row["id"], {})})

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import TextIO
 
 from longatlas.harness import jobs
@@ -23,9 +24,15 @@ def main() -> None:
     with jobs.lock_path(store).open("w") as lock:
         if not _locked(lock):
             return
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+        signal.signal(signal.SIGTERM, _end)
         while (job := jobs.take_next(store)) is not None:
             _run_job(store, job)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End with what has to be put in order; a second signal does not break into that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(0)
 
 
 def _locked(lock: TextIO, tries: int = 10) -> bool:
@@ -41,7 +48,7 @@ def _locked(lock: TextIO, tries: int = 10) -> bool:
 
 
 def _run_job(store: Store, job: jobs.Job) -> None:
-    print(f"job {job.id}: {job.plan.hash}", flush=True)
+    print(f"job {job.id}: {job.plan_hash}", flush=True)
 
     def report(step: Progress) -> None:
         what = "" if step.status else step.cell.label
@@ -50,19 +57,21 @@ def _run_job(store: Store, job: jobs.Job) -> None:
         if step.status and not step.kept:
             print(f"job {job.id}: {step.cell.label}: {step.status} {step.reason}".rstrip(), flush=True)
 
-    status, error = jobs.DONE, ""
+    status, error, asked_to_end = jobs.DONE, "", False
     try:
-        run(job.plan, store=store, retry_failed=job.retry, progress=report, should_stop=_asker(store, job.id))
+        run(job.runnable(), store=store, retry_failed=job.retry, progress=report, should_stop=_asker(store, job.id))
     except StoppedError:
         status = jobs.CANCELLED
     except SystemExit:
-        status, error = jobs.CANCELLED, "its process was asked to end"
+        asked_to_end = True
+        text = "" if jobs.cancel_requested(store, job.id) else "its process was asked to end"
+        status, error = jobs.CANCELLED, text
     except Exception as problem:
         traceback.print_exc()
-        status, error = jobs.FAILED, str(problem)
+        status, error = jobs.FAILED, jobs.explained(problem)
     jobs.end(store, job.id, status, error)
     print(f"job {job.id}: {status}", flush=True)
-    if error and status == jobs.CANCELLED:
+    if asked_to_end:
         sys.exit(0)
 
 

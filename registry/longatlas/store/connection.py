@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -95,6 +96,11 @@ def explain(url: URL, error: Exception) -> LongAtlasError:
     if "locked" in text:
         return LongAtlasError(
             f"store '{name}' was locked by another process for {WAIT_SECONDS} s; wait for it to end, or end it"
+        )
+    if re.search(r"no such (table|column)|(relation|column) .* does not exist", text):
+        return LongAtlasError(
+            f"store '{name}' has lost a part ({text.splitlines()[0]}): another program has changed it; put a copy "
+            "of it back, or choose another with --store"
         )
     return LongAtlasError(f"store '{name}': {text.splitlines()[0] if text else type(error).__name__}")
 

@@ -231,11 +231,20 @@ class Store:
         return frame
 
     def state(self) -> tuple[int, str]:
-        """Another value after any rows were stored or taken out; cheap enough to be asked for before every view."""
+        """Another value after any rows were stored or taken out; cheap enough to be asked for before every view.
+
+        Raises LongAtlasError where the store has got another schema version since it was opened.
+        """
         last = sa.select(sa.func.max(ROWS.c.id)).scalar_subquery()
         pruned = sa.select(META.c.value).where(META.c.key == PRUNED).scalar_subquery()
+        version = sa.select(META.c.value).where(META.c.key == "version").scalar_subquery()
         with self.reading() as connection:
-            found = connection.execute(sa.select(last, pruned)).one()
+            found = connection.execute(sa.select(last, pruned, version)).one()
+        if found[2] != str(SCHEMA_VERSION):
+            raise LongAtlasError(
+                f"store '{self.name}' has schema version {found[2]} now, and this longatlas reads {SCHEMA_VERSION}: "
+                "another one has changed it; end this program and start it with the newest longatlas that is installed"
+            )
         return int(found[0] or 0), str(found[1] or "")
 
 

@@ -80,6 +80,8 @@ def read_rows(path: Path, tell: Tell = lambda text: None, *, most: int = MOST_RO
         found = _READERS[_kind(path)](path, tell, most)
         if len(found) > most:
             raise _too_many(path, len(found), most)
+        if not found:
+            raise LongAtlasError(f"'{path}' holds no rows; choose a file that `longatlas results export` wrote")
     except OSError as error:
         raise LongAtlasError(f"cannot read '{path}': {error.strerror}") from None
     except LongAtlasError:
@@ -137,7 +139,10 @@ def _read_csv(path: Path, tell: Tell, most: int) -> Rows:
 
     # Text that looks like a number stays text.
     kinds: Any = {name: str for name in FLAT if name not in (*_INTEGERS, *_NUMBERS, "id")}
-    frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _NUMBERS}, dtype=kinds)
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _NUMBERS}, dtype=kinds)
+    except pd.errors.EmptyDataError:  # not even the names of columns
+        return []
     return plain_rows(frame)
 
 
@@ -193,7 +198,8 @@ def _checked(row: Mapping[str, Any], place: str) -> dict[str, Any]:
     """A row with every column of its right type, or an error that names the column."""
     unknown = set(row) - set(FLAT)
     if unknown:
-        raise LongAtlasError(f"{place}: {unknown_name('column', min(unknown), FLAT)}")
+        name = min(unknown).encode(errors="backslashreplace").decode()
+        raise LongAtlasError(f"{place}: {unknown_name('column', name, FLAT)}")
     made = {name: default for name, default in _OPTIONAL.items() if row.get(name) is None} | {
         name: value for name, value in row.items() if value is not None or name in ("value", "low", "high")
     }
@@ -210,6 +216,8 @@ def _value(name: str, value: Any, place: str) -> Any:
     if name in JSON_COLUMNS:
         return _json_value(name, value, place)
     kind: Any = int if name in _INTEGERS else (int, float) if name in _NUMBERS else str
+    if isinstance(value, str):
+        _check_unicode(name, value, place)
     if isinstance(value, float) and name in _INTEGERS and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, kind):
@@ -235,7 +243,18 @@ def _json_value(name: str, value: Any, place: str) -> Any:
         raise LongAtlasError(
             f"{place}: {name} is {value!r}; expected {'a list of numbers' if kind is list else 'an object'}"
         )
+    if kind is dict:
+        _check_unicode(name, json.dumps(value, ensure_ascii=False), place)
     return value
+
+
+def _check_unicode(name: str, text: str, place: str) -> None:
+    r"""No database takes half of a character, which JSON can write as \ud800."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise LongAtlasError(f"{place}: {name} holds {half}, half of a character; expected Unicode text") from None
 
 
 def _check_words(row: Mapping[str, Any], place: str) -> None:

@@ -6,5 +6,6 @@
     exit codes <------------------------  waits for its children
 
 On Linux the nursery loads torch once and forks a worker in milliseconds; elsewhere each worker is started anew. When
-the engine ends, however it ends, its socket closes, the nursery ends, and the kernel kills the workers.
+the engine ends, however it ends, its socket closes, the nursery ends, and the kernel kills the workers. What a worker
+has started, in whatever session, ends with it there: the nursery adopts it.
 """

@@ -9,7 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import Any, Protocol
+
+from longatlas.harness.workers.family import END_SECONDS
 
 STARTUP_SECONDS = 120.0
 
@@ -98,7 +101,9 @@ class Nursery:
     def close(self) -> None:
         if self._process is None:
             return
-        self._control.close()
+        self._control.close()  # it ends then, with its workers and all that they left behind
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(2 * END_SECONDS if self._ready else 0)
         self._process.kill()
         self._process.wait()
         self._process = None

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import resource
-import signal
 import sys
 
 LARGEST_FILE = 4 << 30  # bytes; a method that writes without end gets an error instead of the disk
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it ends (Linux)."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def limit(memory_gib: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -21,11 +22,12 @@ Answer = dict[str, Any]
 
 def main(descriptor: int, memory_gib: float) -> None:
     """Serve requests until the socket closes."""
-    from longatlas.harness.workers.limits import die_with_parent, limit
+    from longatlas.harness.workers.family import end_with_parent
+    from longatlas.harness.workers.limits import limit
     from longatlas.measure.bench import Bench
 
     os.setpgid(0, 0)
-    die_with_parent()
+    end_with_parent(signal.SIGKILL)
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # last words must not die with the process
     limit(memory_gib)

@@ -17,6 +17,7 @@ import psutil
 from longatlas.errors import is_about_memory
 from longatlas.harness.slot_lock import StoppedError
 from longatlas.harness.workers.births import Births, StartError
+from longatlas.harness.workers.family import END_SECONDS
 from longatlas.harness.workers.limits import kernel_oom_kills
 from longatlas.harness.workers.output import MOST_FOR_ONE_CELL, CellOutput, Log
 
@@ -77,8 +78,8 @@ class Worker:
         if pid is None:
             return
         if self._births.exit_code(pid, 0) is None:
-            _kill_group(pid)
-            self._births.exit_code(pid, 5)
+            _kill_family(pid)
+            self._births.exit_code(pid, 2 * END_SECONDS)
         else:
             _kill_group(pid)  # what it started may outlive it
         assert self._channel is not None
@@ -190,6 +191,17 @@ class Worker:
         if kills != self._kills:
             return LostError("oom", "killed by the system because the machine's memory ran out")
         return LostError("crash", "killed with SIGKILL by another process; the machine's memory had not run out")
+
+
+def _kill_family(pid: int) -> None:
+    """A living process, and what it started in sessions of their own; the nursery finds what has no parent left."""
+    started: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        started = psutil.Process(pid).children(recursive=True)
+    _kill_group(pid)
+    for process in started:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def _kill_group(pid: int) -> None:
