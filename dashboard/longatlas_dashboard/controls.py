@@ -16,6 +16,7 @@ from longatlas_dashboard.theme import DARK
 
 # Session's name of what a control last wrote into the address.
 _SEEN = "in the address: "
+_FIRST = "at first: "
 
 
 def query(name: str) -> str:
@@ -111,7 +112,10 @@ def tabs(labels: Mapping[str, str], *, key: str) -> list[Any]:
     names = list(labels)
     asked = _asked_for(key, names, str, names[0])
     start = _start(key, labels[asked])
-    made = list(st.tabs(list(labels.values()), default=start, key=key, on_change="rerun"))
+    # Tabs with another default are other tabs to Streamlit, and forget which is open.
+    first = start or st.session_state.get(_FIRST + key)
+    st.session_state[_FIRST + key] = first
+    made = list(st.tabs(list(labels.values()), default=first, key=key, on_change="rerun"))
     _told(key, next((name for name, tab in zip(names, made, strict=True) if tab.open), None), str, names[0])
     return made
 

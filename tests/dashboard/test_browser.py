@@ -251,8 +251,13 @@ def test_the_text_tree_leads_to_the_same_node_as_the_map(page: Any, filled_addre
     page.get_by_role("button", name=re.compile(r"^Flash Attention")).click()
     page.wait_for_url(re.compile("node=efficient_attention.*flash"))
     page.get_by_role("heading", name="Flash Attention").wait_for()
-    assert "view=text" in page.url
     assert page.get_by_text("FlashAttention", exact=True).count() == cards > 0
+    assert "view=text" in page.url
+    page.get_by_role("tab", name="Evaluation").click()
+    page.wait_for_url(re.compile("view=evaluation"))
+    page.go_back()
+    page.wait_for_url(re.compile("view=text"))
+    page.get_by_role("button", name=re.compile(r"^Paged Attention")).wait_for()
 
 
 def test_a_view_gives_its_rows_and_its_command(page: Any, filled_address: str, tmp_path: Path) -> None:

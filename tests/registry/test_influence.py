@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from longatlas import Attention, Memory, Method
+from longatlas import Attention, Memory, Method, Option
 from longatlas.cli.influence import SHADES, shade
 from longatlas.cli.influence import influence as command
-from longatlas.combination import as_combination, parse_spec
+from longatlas.combination import Combination, as_combination, parse_spec
 from longatlas.decoder import Decoder, DecoderConfig
 from longatlas.decoder.defaults import grow_cache, keep
 from longatlas.errors import LongAtlasError
@@ -188,6 +188,23 @@ def test_a_finding_is_kept_until_the_source_changes(tmp_path: Path, monkeypatch:
     assert findings.kept(store, "influence", vanilla) == made
     monkeypatch.setattr(findings, "source_digest", lambda combination: "another")
     assert findings.kept(store, "influence", vanilla) is None
+
+
+def test_a_finding_is_of_the_options_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(window: int) -> Combination:
+        option = Option("window", window, "keys a query sees", unit="tokens", min=1)
+        method = Method(
+            name="mine", title="Mine", family="misc/parallelism", summary="x", options=(option,),
+            fills={"attention": lambda config, window: Attention(mask_mod=lambda b, h, i, j: i - j < window)},
+        )  # fmt: skip
+        return as_combination(method)
+
+    store = Store(str(tmp_path / "s.sqlite"))
+    monkeypatch.setattr(findings, "source_digest", lambda combination: "the same")
+    monkeypatch.setattr(findings, "_printed", lambda arguments, seconds: [{}])
+    findings.find(store, "influence", made(4))
+    assert findings.kept(store, "influence", made(4)) is not None
+    assert findings.kept(store, "influence", made(10)) is None
 
 
 def test_findings_of_several_methods_are_kept_apart_and_one_that_fails_costs_itself(

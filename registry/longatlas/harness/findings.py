@@ -81,7 +81,9 @@ def _key(kind: str, combination: Combination | None) -> str:
     if combination is None:
         sources = "-".join(source_digest(parse_spec(row.method)) for row in TABLE if row.method)
         return f"{kind}:{sources}:{environment_digest()}"
-    return f"{kind}:{combination.spec}:{source_digest(combination)}:{environment_digest()}"
+    # Values, too: a default may change in a file that the builder's digest does not hold.
+    values = json.dumps(combination.options, sort_keys=True)
+    return f"{kind}:{combination.spec}:{values}:{source_digest(combination)}:{environment_digest()}"
 
 
 def _printed(arguments: list[str], seconds: float) -> Any:
