@@ -19,6 +19,7 @@ from longatlas.compare.gate import judge
 from longatlas.compare.sides import Side
 from longatlas.harness.demo import METHODS, demo_plan
 from longatlas.harness.plan import load_plan
+from longatlas.store import Store
 
 SHARED: dict[str, Any] = {
     "impl": "torch",
@@ -414,5 +415,9 @@ def test_of_repeats_in_a_file_the_newest_counts(tmp_path: Path) -> None:
 def test_a_file_without_rows_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     file.write_text("[]")
-    with pytest.raises(LongAtlasError, match=r"rows.json holds no results; `longatlas run` or"):
+    with pytest.raises(LongAtlasError, match=r"rows.json' holds no rows; choose a file that"):
         load_side(str(file))
+    store = tmp_path / "empty.sqlite"
+    Store(str(store))
+    with pytest.raises(LongAtlasError, match=r"empty.sqlite holds no results; `longatlas run` or"):
+        load_side(str(store))

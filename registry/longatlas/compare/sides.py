@@ -58,5 +58,4 @@ def _from_file(path: Path) -> pd.DataFrame:
     from longatlas.compare.identity import newest
     from longatlas.store.transfer import read_rows
 
-    rows = read_rows(path)
-    return newest(pd.DataFrame(rows)) if rows else pd.DataFrame()
+    return newest(pd.DataFrame(read_rows(path)))
