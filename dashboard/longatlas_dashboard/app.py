@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import streamlit as st
 
 from longatlas_dashboard import gate, selection, settings, ui
@@ -52,6 +54,14 @@ def draw_menu(listed: dict[str, list[st.Page]], read_only: bool) -> None:
                     st.page_link(member)
 
 
+@st.cache_resource(show_spinner=False)
+def settle() -> None:
+    """Once, after the first page: Streamlit collects garbage after every script, and all that is loaded for good need
+    not be looked through each time."""
+    gc.collect()
+    gc.freeze()
+
+
 given = settings.read()
 known = gate.passed(given.token)
 listed = pages()
@@ -64,3 +74,4 @@ else:
     if given.read_only:
         st.sidebar.caption("Read-only: results are shown, nothing is started or changed.")
     ui.guarded(page.run)
+    settle()

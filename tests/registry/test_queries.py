@@ -85,6 +85,14 @@ def test_methods_that_this_machine_measured(store: Store) -> None:
     assert queries.methods_on(store, "another").empty
 
 
+def test_metrics_of_a_measure(store: Store) -> None:
+    frame = store.rows(measure="speed")
+    own = frame[frame["method"].isin(["vanilla", "alibi"])]
+    found = queries.metrics(store, ["vanilla", "alibi"], "speed")
+    assert set(found.itertuples(index=False, name=None)) == set(zip(own["phase"], own["metric"], strict=True))
+    assert {"a", "b", ""} == set(found["metric"])
+
+
 def test_settings_and_their_rows(store: Store) -> None:
     found = queries.settings(store, ["vanilla", "alibi"], ["speed", "memory"])
     assert sorted(found["dtype"]) == ["float32", "float64"]

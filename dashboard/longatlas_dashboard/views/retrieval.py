@@ -21,7 +21,8 @@ def page() -> None:
     methods = selection.choose_methods("retrieval")
     if not methods:
         return
-    tasks = [task for task in data.ask("tasks", tuple(methods)) if _asks(task, methods)]
+    stored = data.ask("metrics", tuple(methods), "quality")
+    tasks = [task for task in data.ask("tasks", tuple(methods)) if _asks(stored, task)]
     if not tasks:
         selection.nothing_measured("retrieval", methods, "quality", tasks=("passkey",))
         return
@@ -35,12 +36,13 @@ def page() -> None:
     takeaway.of_view(methods, [(setting, rows)], key="retrieval")
 
 
-def _asks(task: str, methods: list[str]) -> bool:
-    """Whether a task has answers that are right or wrong; one that has only failed cells may have."""
-    settings = data.ask("settings", tuple(methods), ("quality",), task)
-    rows = pd.concat(selection.rows_under(methods, ("quality",), setting, task) for _, setting in settings.iterrows())
-    only_failed = task != LANGUAGE_MODEL.name and not (rows["status"] == "ok").any()
-    return only_failed or bool((rows["metric"] == METRIC).any())
+def _asks(stored: pd.DataFrame, task: str) -> bool:
+    """Whether a task has answers that are right or wrong; one that has only failed cells may have.
+
+    stored  phase and metric of all that was stored of quality
+    """
+    found = set(stored.loc[stored["phase"] == task, "metric"])
+    return METRIC in found or (found == {""} and task != LANGUAGE_MODEL.name)
 
 
 def title_of(task: str) -> str:

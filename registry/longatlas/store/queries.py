@@ -102,6 +102,15 @@ def tasks(store: Store, methods: Sequence[str]) -> list[str]:
         return list(connection.execute(query.group_by(SERIES.c.phase).order_by(sa.func.min(SERIES.c.id))).scalars())
 
 
+def metrics(store: Store, methods: Sequence[str], measure: str) -> pd.DataFrame:
+    """What was stored of methods under a measure. Columns: phase, metric ("" of a failed cell)."""
+    named = sa.select(SERIES.c.id, SERIES.c.phase).where(
+        SERIES.c.measure == measure, SERIES.c.method.in_(list(methods))
+    )
+    series = named.subquery()
+    return store.frame(sa.select(series.c.phase, ROWS.c.metric).join(ROWS, ROWS.c.series == series.c.id).distinct())
+
+
 def rows_of(
     store: Store, methods: Sequence[str], measures: Sequence[str], setting: int, level: str, *, whole: bool = False
 ) -> pd.DataFrame:
