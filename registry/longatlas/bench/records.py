@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from longatlas.errors import LongAtlasError
 from longatlas.harness.cells import Cell
-from longatlas.store.transfer import plain_rows
+from longatlas.store.plain import plain_rows
 
 if TYPE_CHECKING:
     import pandas as pd

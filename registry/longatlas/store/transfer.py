@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from longatlas.errors import LongAtlasError, unknown_name
 from longatlas.harness.plan import DEVICES, DTYPES, LEVELS, MEASURES, PHASES, POLICIES
+from longatlas.store.plain import plain_rows
 from longatlas.store.schema import CELLS, FLAT, JSON_COLUMNS
 from longatlas.store.store import Store
 from longatlas.store.writing import Record, put
@@ -120,12 +121,6 @@ def _with_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _write_json(frame: pd.DataFrame, path: Path) -> None:
     path.write_text(json.dumps(plain_rows(frame), indent=1) + "\n")
-
-
-def plain_rows(frame: pd.DataFrame) -> Rows:
-    """Rows as plain dicts with None for what is missing, numbers exact."""
-    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(key): value for key, value in record.items()} for record in records]
 
 
 def _too_many(path: Path, found: int, most: int) -> LongAtlasError:
