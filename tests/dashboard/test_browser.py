@@ -162,7 +162,9 @@ def test_from_the_taxonomy_to_a_finished_run(page: Any, address: str) -> None:
 
 
 @pytest.mark.parametrize("width", [390, 1440])
-def test_no_page_overflows_or_fails(browser: Any, filled_address: str, width: int) -> None:
+def test_no_page_overflows_or_fails_and_every_chart_is_told_in_words(
+    browser: Any, filled_address: str, width: int
+) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark")
     page = context.new_page()
     foreign: list[str] = []
@@ -175,6 +177,10 @@ def test_no_page_overflows_or_fails(browser: Any, filled_address: str, width: in
         )
         assert wide <= 0, name
         assert page.get_by_test_id("stException").count() == 0, name
+        page.wait_for_timeout(300)
+        for chart in filter(lambda found: found.is_visible(), page.get_by_test_id("stVegaLiteChart").all()):
+            words = chart.evaluate("e => e.getAttribute('aria-label') || e.closest('[aria-label]')?.ariaLabel || ''")
+            assert len(words) > 20, name
     context.close()
     assert foreign == []
 
@@ -194,17 +200,6 @@ def test_axe_finds_nothing_on_any_page(browser: Any, filled_address: str, theme:
                 found.append((name, violation["id"], violation["nodes"][0]["html"][:200]))
     context.close()
     assert found == []
-
-
-def test_every_chart_is_told_in_words(page: Any, filled_address: str) -> None:
-    for name in NAMES:
-        visit(page, f"{filled_address}/{name}")
-        page.get_by_test_id("stHeading").first.wait_for()
-        page.wait_for_timeout(300)
-        charts = page.get_by_test_id("stVegaLiteChart")
-        for chart in filter(lambda found: found.is_visible(), charts.all()):
-            words = chart.evaluate("e => e.getAttribute('aria-label') || e.closest('[aria-label]')?.ariaLabel || ''")
-            assert len(words) > 20, name
 
 
 def test_the_keyboard_alone_reaches_every_control(page: Any, filled_address: str) -> None:
