@@ -13,7 +13,7 @@ from longatlas import catalog
 from longatlas.combination import parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
-from longatlas_dashboard import charts, data, marks, ui
+from longatlas_dashboard import charts, data, marks, safe, ui
 
 AT_MOST = 10
 CROSSES = "Cells without a number; they stand as crosses above the plots."
@@ -182,12 +182,10 @@ def values_table(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.loc[rows["status"] == "ok", columns]
 
 
-def title_of(spec: str) -> str:
-    """The title of a spec, or the spec itself when its method is not installed."""
-    try:
-        return parse_spec(spec).title
-    except LongAtlasError:
-        return spec
+def task_title(task: str) -> str:
+    """The title of a quality task, or its name when its plugin is not installed."""
+    found = catalog.load_catalog().tasks.get(task)
+    return safe.cut(found.title if found else task)
 
 
 def known(spec: str) -> bool:

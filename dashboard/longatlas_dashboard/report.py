@@ -16,7 +16,6 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from longatlas import catalog
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
 from longatlas.harness.plan_of import plan_of
@@ -119,11 +118,10 @@ def _scaling(rows: pd.DataFrame, view: plots.View, theme: Theme) -> alt.LayerCha
 def _quality(rows: pd.DataFrame) -> Iterator[Section]:
     quality = rows[rows["measure"] == "quality"]
     for task in dict.fromkeys(quality["phase"]):
-        known = catalog.load_catalog().tasks.get(task)
         for setting, own in _by_setting(quality[quality["phase"] == task]):
             pictures = [*_metrics(_at_most(own), task), *_depths(own)]
             tables = {"Failed": plots.failure_table(own), "Values": plots.values_table(own)}
-            yield _section(known.title if known else task, setting, own, pictures, tables)
+            yield _section(plots.task_title(task), setting, own, pictures, tables)
 
 
 def _metrics(rows: pd.DataFrame, task: str) -> Iterator[Picture]:

@@ -93,8 +93,7 @@ def rows_under(
         found = found[found["phase"] == phase]
     newest = analysis.newest_source(found)
     if len(newest) < len(found):
-        older = found.merge(newest[["id"]], on="id", how="left", indicator=True)["_merge"] == "left_only"
-        names = data.names_with_rows(found[older.to_numpy()])
+        names = data.names_with_rows(found[~found["id"].isin(newest["id"])])
         st.caption(f"Values of an earlier version of {safe.texts(names)} are left out; measure again for all T.")
     return analysis.one_value_each(newest, _variant_choice(newest, key) if key else "")
 

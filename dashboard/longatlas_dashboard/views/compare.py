@@ -59,8 +59,7 @@ def _quality(methods: list[str]) -> list[takeaway.Part]:
     """Draw each task; returns the chosen settings with their rows."""
     shown = []
     for task in data.ask("tasks", tuple(methods)):
-        known = catalog.load_catalog().tasks.get(task)
-        st.markdown(f"**{safe.plain(known.title if known else task)}**")
+        st.markdown(f"**{safe.plain(plots.task_title(task))}**")
         setting = selection.choose_setting(methods, ("quality",), key=f"on_{task}", phase=task)
         chosen = selection.rows_under(methods, ("quality",), setting, task)
         shown.append((setting, chosen))

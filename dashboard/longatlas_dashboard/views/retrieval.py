@@ -26,7 +26,7 @@ def page() -> None:
     if not tasks:
         selection.nothing_measured("retrieval", methods, "quality", tasks=("passkey",))
         return
-    task = controls.segments("Task", tasks, key="task", default=tasks[0], words=title_of)
+    task = controls.segments("Task", tasks, key="task", default=tasks[0], words=plots.task_title)
     setting = selection.choose_setting(methods, ("quality",), key="on", phase=task)
     rows = selection.rows_under(methods, ("quality",), setting, task)
     _about(task, setting, rows)
@@ -43,11 +43,6 @@ def _asks(stored: pd.DataFrame, task: str) -> bool:
     """
     found = set(stored.loc[stored["phase"] == task, "metric"])
     return METRIC in found or (found == {""} and task != LANGUAGE_MODEL.name)
-
-
-def title_of(task: str) -> str:
-    known = catalog.load_catalog().tasks.get(task)
-    return safe.cut(known.title if known else task)
 
 
 def _about(task: str, setting: Any, rows: pd.DataFrame) -> None:

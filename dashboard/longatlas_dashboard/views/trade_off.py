@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from longatlas import catalog
 from longatlas.harness import analysis
 from longatlas_dashboard import charts, controls, data, marks, plots, safe, selection, takeaway, ui
 
@@ -77,7 +76,7 @@ def _quality(methods: list[str]) -> Quality | None:
     first = TASK if TASK in tasks else tasks[0]
     left, right = st.columns([2, 3], vertical_alignment="bottom")
     with left:
-        task = controls.selected("Quality in", tasks, key="task", default=first, words=_title)
+        task = controls.selected("Quality in", tasks, key="task", default=first, words=plots.task_title)
     with right:
         setting = selection.choose_setting(
             methods, ("quality",), key="on_quality", phase=task, label="Quality measured on"
@@ -91,11 +90,6 @@ def _quality(methods: list[str]) -> Quality | None:
             "Quality as", there, key="metric", default=metric, words=lambda name: QUALITIES[name][0]
         )
     return Quality(task, setting, analysis.measured(rows, metric), *QUALITIES[metric])
-
-
-def _title(task: str) -> str:
-    known = catalog.load_catalog().tasks.get(task)
-    return safe.cut(known.title if known else task)
 
 
 def _controls(shaped: pd.DataFrame, quality: Quality) -> tuple[plots.View, int | None, int | None]:
