@@ -8,7 +8,7 @@ from pathlib import Path
 from longatlas.cards import Method
 
 MAX_BYTES = 200_000
-_FIRST = ("__init__.py", "torch.py", "operation.py", "reference.py")
+_FIRST = ("__init__.py", "fast.py", "operation.py", "reference.py")
 
 
 def source_files(method: Method) -> dict[str, str]:

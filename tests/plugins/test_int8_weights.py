@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from longatlas import Decoder, DecoderConfig, LongAtlasError
-from longatlas_plugins.misc.int8_weights import Int8Linear, int8_linear, quantize_rows, weight_bytes
-from longatlas_plugins.misc.int8_weights import torch as fast
+from longatlas_plugins.misc.int8_weights import Int8Linear, fast, int8_linear, quantize_rows, weight_bytes
 
 CONFIG = DecoderConfig(vocab_size=31, d_model=64, n_layers=2, n_heads=4)
 

@@ -6,8 +6,8 @@ import torch
 from longatlas import Decoder, DecoderConfig, Where
 from longatlas.decoder.state import state_bytes, tensors
 from longatlas.ops import rotary_embedding
+from longatlas_plugins.efficient_attention.streaming_llm.fast import attend
 from longatlas_plugins.efficient_attention.streaming_llm.reference import attend as reference
-from longatlas_plugins.efficient_attention.streaming_llm.torch import attend
 
 CONFIG = DecoderConfig(vocab_size=31, d_model=32, n_layers=2, n_heads=4)
 

@@ -1,6 +1,6 @@
 """What kernels in Triton share: starting them, checking their arguments, sizes of tiles; for plugin authors too.
 
-A method's kernels lie in the folder `kernels/` beside its `torch.py`. Nothing here imports triton before a kernel is
+A method's kernels lie in the folder `kernels/` beside its `fast.py`. Nothing here imports triton before a kernel is
 started, so that a card may name the impl `triton` where triton is missing.
 """
 

@@ -9,7 +9,7 @@ from longatlas.lazy import lazy_exports
 
 def parallel_windows(config: Any, *, query_len: int, window: int) -> Context:
     """Cut the input into windows and task tokens, and join the windows' caches."""
-    from longatlas_plugins.context_processing.parallel_context_windows.torch import (
+    from longatlas_plugins.context_processing.parallel_context_windows.fast import (
         merge_states,
         split_windows,
     )
@@ -47,4 +47,4 @@ METHOD = Method(
     ),
 )
 
-__getattr__ = lazy_exports(__name__, {"merge_states": ".torch", "split_windows": ".torch"})
+__getattr__ = lazy_exports(__name__, {"merge_states": ".fast", "split_windows": ".fast"})

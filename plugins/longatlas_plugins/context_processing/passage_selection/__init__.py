@@ -71,4 +71,4 @@ METHOD = Method(
     ),
 )
 
-__getattr__ = lazy_exports(__name__, {"select_passages": ".operation", "bm25_scores": ".torch"})
+__getattr__ = lazy_exports(__name__, {"select_passages": ".operation", "bm25_scores": ".fast"})

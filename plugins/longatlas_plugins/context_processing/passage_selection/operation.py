@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from longatlas import LongAtlasError
-from longatlas_plugins.context_processing.passage_selection import reference
-from longatlas_plugins.context_processing.passage_selection import torch as fast
+from longatlas_plugins.context_processing.passage_selection import fast, reference
 
 IMPLS = ("auto", "reference", "torch")
 

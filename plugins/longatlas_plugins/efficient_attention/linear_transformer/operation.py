@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from longatlas import LongAtlasError
+from longatlas_plugins.efficient_attention.linear_transformer.fast import linear_attention_torch
 from longatlas_plugins.efficient_attention.linear_transformer.reference import linear_attention_reference
 from longatlas_plugins.efficient_attention.linear_transformer.state import LinearState
-from longatlas_plugins.efficient_attention.linear_transformer.torch import linear_attention_torch
 
 IMPLS = {"torch": linear_attention_torch, "reference": linear_attention_reference}
 

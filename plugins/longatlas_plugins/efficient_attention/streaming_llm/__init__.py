@@ -13,7 +13,7 @@ def sink_attention(config: Any, *, sinks: int, window: int, impl: str) -> Attent
     if impl == "reference":
         from longatlas_plugins.efficient_attention.streaming_llm.reference import attend
     else:
-        from longatlas_plugins.efficient_attention.streaming_llm.torch import attend
+        from longatlas_plugins.efficient_attention.streaming_llm.fast import attend
 
     return Attention(forward=partial(attend, sinks=sinks, window=window), raw=True)
 

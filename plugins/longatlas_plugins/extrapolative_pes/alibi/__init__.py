@@ -13,7 +13,7 @@ def alibi_position(config: Any, *, impl: str = "auto") -> Position:
         from longatlas_plugins.extrapolative_pes.alibi.reference import alibi_score_mod
 
         return Position(score_mod=alibi_score_mod(config.n_heads))
-    from longatlas_plugins.extrapolative_pes.alibi.torch import LinearBias
+    from longatlas_plugins.extrapolative_pes.alibi.fast import LinearBias
 
     return Position(score_mod=LinearBias(config.n_heads).score_mod)
 
@@ -40,4 +40,4 @@ METHOD = Method(
     ),
 )
 
-__getattr__ = lazy_exports(__name__, {"alibi_slopes": ".torch", "LinearBias": ".torch"})
+__getattr__ = lazy_exports(__name__, {"alibi_slopes": ".fast", "LinearBias": ".fast"})

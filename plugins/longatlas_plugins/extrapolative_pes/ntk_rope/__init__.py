@@ -13,7 +13,7 @@ def ntk_aware_rope(config: Any, *, factor: float, impl: str = "auto") -> Positio
         from longatlas_plugins.extrapolative_pes.ntk_rope.reference import ntk_rotation
 
         return Position(rotate=ntk_rotation(config.head_size, factor=factor))
-    from longatlas_plugins.extrapolative_pes.ntk_rope.torch import ntk_rotary
+    from longatlas_plugins.extrapolative_pes.ntk_rope.fast import ntk_rotary
 
     return Position(rotate=ntk_rotary(config.head_size, factor=factor))
 
@@ -37,4 +37,4 @@ METHOD = Method(
     equations=(r"\theta_i = b'^{-2i/D}, \quad b' = b\, s^{D/(D-2)}",),
 )
 
-__getattr__ = lazy_exports(__name__, {"ntk_base": ".torch", "ntk_rotary": ".torch"})
+__getattr__ = lazy_exports(__name__, {"ntk_base": ".fast", "ntk_rotary": ".fast"})

@@ -9,7 +9,7 @@ from longatlas.lazy import lazy_exports
 
 def yarn_rope(config: Any, *, factor: float, alpha: float, beta: float, impl: str = "auto") -> Position:
     """Rotary embedding with the NTK-by-parts frequencies and YaRN's attention temperature."""
-    from longatlas_plugins.extrapolative_pes.yarn.torch import check_bounds, yarn_rotary
+    from longatlas_plugins.extrapolative_pes.yarn.fast import check_bounds, yarn_rotary
 
     check_bounds(factor, alpha, beta)
     size, length = config.head_size, config.train_length
@@ -55,6 +55,4 @@ METHOD = Method(
     ),
 )
 
-__getattr__ = lazy_exports(
-    __name__, {"yarn_frequencies": ".torch", "yarn_magnitude": ".torch", "yarn_rotary": ".torch"}
-)
+__getattr__ = lazy_exports(__name__, {"yarn_frequencies": ".fast", "yarn_magnitude": ".fast", "yarn_rotary": ".fast"})

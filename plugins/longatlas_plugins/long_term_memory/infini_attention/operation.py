@@ -18,9 +18,9 @@ from longatlas.kernels import (
     obstacle,
 )
 from longatlas.slots import Rotate
+from longatlas_plugins.long_term_memory.infini_attention.fast import infini_attention_torch
 from longatlas_plugins.long_term_memory.infini_attention.reference import infini_attention_reference
 from longatlas_plugins.long_term_memory.infini_attention.state import InfiniState, empty_state
-from longatlas_plugins.long_term_memory.infini_attention.torch import infini_attention_torch
 
 LARGEST_FP32_DELTA = 128  # D of the kernels' delta rule, which needs all of it at once
 IMPLS = {"torch": infini_attention_torch, "reference": infini_attention_reference}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from longatlas.errors import LongAtlasError
 from longatlas.slots import Rotate
+from longatlas_plugins.long_term_memory.memorizing_transformer.fast import memorizing_attention_torch
 from longatlas_plugins.long_term_memory.memorizing_transformer.reference import memorizing_attention_reference
 from longatlas_plugins.long_term_memory.memorizing_transformer.state import (
     MemorizingState,
@@ -14,7 +15,6 @@ from longatlas_plugins.long_term_memory.memorizing_transformer.state import (
     empty_state,
     unit,
 )
-from longatlas_plugins.long_term_memory.memorizing_transformer.torch import memorizing_attention_torch
 
 IMPLS = {"torch": memorizing_attention_torch, "reference": memorizing_attention_reference}
 

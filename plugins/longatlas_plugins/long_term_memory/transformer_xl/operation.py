@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch as pytorch
+import torch
 from torch import Tensor
 
 from longatlas import LongAtlasError
@@ -17,9 +17,9 @@ from longatlas.kernels import (
     check_tensors,
     obstacle,
 )
-from longatlas_plugins.long_term_memory.transformer_xl import reference, torch
+from longatlas_plugins.long_term_memory.transformer_xl import fast, reference
 
-IMPLS = {"torch": torch.relative_attention, "reference": reference.relative_attention}
+IMPLS = {"torch": fast.relative_attention, "reference": reference.relative_attention}
 
 
 def relative_attention(
@@ -73,7 +73,7 @@ def relative_attention(
     if impl == "auto":
         impl = chosen_impl(q, k, v)
     # Under autocast both score terms would be rounded before they are added.
-    with pytorch.autocast(q.device.type, enabled=False):
+    with torch.autocast(q.device.type, enabled=False):
         return _operation(impl, q, k, v)(*tensors, window=window, clamp_len=clamp_len, scale=scale)
 
 

@@ -53,6 +53,6 @@ __getattr__ = lazy_exports(
         "Int8Linear": ".module",
         "weight_bytes": ".module",
         "int8_linear": ".operation",
-        "quantize_rows": ".torch",
+        "quantize_rows": ".fast",
     },
 )

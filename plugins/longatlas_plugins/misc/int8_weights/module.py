@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from longatlas_plugins.misc.int8_weights.fast import quantize_rows, scale_back
 from longatlas_plugins.misc.int8_weights.operation import int8_linear
-from longatlas_plugins.misc.int8_weights.torch import quantize_rows, scale_back
 
 
 class Int8Linear(nn.Module):

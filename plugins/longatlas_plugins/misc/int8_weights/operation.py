@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from longatlas import LongAtlasError
-from longatlas_plugins.misc.int8_weights import reference
-from longatlas_plugins.misc.int8_weights import torch as fast
+from longatlas_plugins.misc.int8_weights import fast, reference
 
 IMPLS = ("auto", "reference", "torch")
 

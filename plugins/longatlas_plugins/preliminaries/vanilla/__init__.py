@@ -18,7 +18,7 @@ def _default(slot: str) -> Any:
 def standard_attention(config: Any, *, impl: str) -> Attention:
     """Softmax attention that writes the whole score matrix to memory and reads it back."""
     from longatlas.ops import dense_attention
-    from longatlas_plugins.preliminaries.vanilla.torch import attend
+    from longatlas_plugins.preliminaries.vanilla.fast import attend
 
     def reference(q: Any, k: Any, v: Any, where: Any) -> Any:
         places = {"q_positions": where.q_positions, "k_positions": where.k_positions}
