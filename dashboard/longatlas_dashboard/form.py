@@ -12,7 +12,8 @@ from longatlas import catalog
 from longatlas.cards import Option
 from longatlas.combination import Combination, Part, parse_spec
 from longatlas.errors import LongAtlasError
-from longatlas.harness.plan import DEVICES, DTYPES, KEYS, LEVELS, MEASURES, PHASES, POLICIES, PRESETS, Plan, PlanError
+from longatlas.harness.plan import KEYS, MEASURES, Plan, PlanError
+from longatlas.words import DEVICES, DTYPES, LEVELS, PHASES, POLICIES, PRESETS
 from longatlas_dashboard import controls, marks, plan_url, safe
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)

@@ -13,11 +13,11 @@ from longatlas import catalog
 from longatlas.combination import parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
+from longatlas.words import BASELINE
 from longatlas_dashboard import charts, data, marks, safe, ui
 
 AT_MOST = 10
 CROSSES = "Cells without a number; they stand as crosses above the plots."
-BASELINE = "vanilla"
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def default_methods(measured: pd.DataFrame, count: int = 8) -> list[str]:
     measured  columns method and cells
     """
     counts = dict(zip(measured["method"], measured["cells"], strict=True))
-    names = sorted(data.names_with_rows(measured), key=lambda name: (name != "vanilla", -counts[name]))
+    names = sorted(data.names_with_rows(measured), key=lambda name: (name != BASELINE, -counts[name]))
     return names[:count]
 
 

@@ -21,6 +21,7 @@ from longatlas.harness import analysis
 from longatlas.harness.plan_of import plan_of
 from longatlas.store import Store
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
+from longatlas.words import BASELINE
 from longatlas_dashboard import charts, data, plots
 from longatlas_dashboard.theme import DARK, LIGHT, Theme
 
@@ -88,7 +89,7 @@ def _shaped(rows: pd.DataFrame) -> Iterator[Section]:
         pictures = list(_costs(_at_most(own)))
         tables = {
             "Growth with T, claimed and fitted": plots.growth_table(own),
-            f"Less than {plots.BASELINE}: from which T on": plots.crossover_table(own, plots.BASELINE),
+            f"Less than {BASELINE}: from which T on": plots.crossover_table(own, BASELINE),
             "Failed": plots.failure_table(own),
             "Values": plots.values_table(own),
         }

@@ -11,8 +11,9 @@ import streamlit as st
 from longatlas.harness import analysis
 from longatlas.harness.cells import machine_name
 from longatlas.harness.choosing import TASK, Answer, Case, choose
-from longatlas.harness.plan import DEVICES, PHASES, Plan
+from longatlas.harness.plan import Plan
 from longatlas.harness.plan_of import plan_of
+from longatlas.words import DEVICES, PHASES
 from longatlas_dashboard import controls, data, marks, plan_url, plots, safe, selection, settings, ui
 
 LENGTHS = tuple(1 << power for power in range(7, 21))

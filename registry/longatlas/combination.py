@@ -12,6 +12,7 @@ from longatlas.catalog import impl_obstacle, load_catalog
 from longatlas.errors import LongAtlasError
 from longatlas.flops import Call, causal_softmax, growing_cache
 from longatlas.slots import MIXER_REPLACES
+from longatlas.words import BASELINE
 
 _KEEPS = {"mixer", "memory", "attention", "context"}
 _OPERATION = {"mixer", "attention", "memory"}
@@ -88,7 +89,7 @@ class Combination:
         trained = tuple(part for part in self.parts if part.method.training == "train")
         if len(trained) == len(self.parts):
             return self
-        return Combination(trained) if trained else parse_spec("vanilla")
+        return Combination(trained) if trained else parse_spec(BASELINE)
 
     @property
     def impls(self) -> tuple[str, ...]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from longatlas import yamlfile
-
-_ARXIV = re.compile(r"\d{4}\.\d{4,5}")
+from longatlas.words import arxiv_address, is_arxiv
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Source:
 
     @property
     def address(self) -> str:
-        return f"https://arxiv.org/abs/{self.paper}"
+        return arxiv_address(self.paper)
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def _point(entry: yamlfile.Entry) -> Point:
 
 def _source(entry: yamlfile.Entry) -> Source:
     source = Source(entry.get("paper", str), entry.get("place", str))
-    if not _ARXIV.fullmatch(source.paper):
+    if not is_arxiv(source.paper):
         raise entry.key_error("paper", f"is '{source.paper}'; expected an arXiv id in quotes, such as \"2312.04927\"")
     entry.finish()
     return source

@@ -12,6 +12,7 @@ from pathlib import Path
 from longatlas import yamlfile
 from longatlas.errors import LongAtlasError, unknown_name
 from longatlas.slots import SLOTS
+from longatlas.words import arxiv_address, is_arxiv
 
 FAMILIES = (
     "efficient_attention",
@@ -21,7 +22,6 @@ FAMILIES = (
     "misc",
 )
 _ID = re.compile(r"[a-z][a-z0-9_]*")
-_ARXIV = re.compile(r"\d{4}\.\d{4,5}(v\d+)?|[a-z-]+(\.[A-Z]{2})?/\d{7}")
 MODULES = (*SLOTS, "decoder")
 
 
@@ -40,7 +40,7 @@ class Paper:
 
     @property
     def address(self) -> str:
-        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else self.url
+        return arxiv_address(self.arxiv) if self.arxiv else self.url
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _paper(entry: yamlfile.Entry) -> Paper:
     entry.finish()
     if not (paper.arxiv or paper.url):
         raise entry.error(f"('{paper.name}') has neither 'arxiv' nor 'url'; expected one of them")
-    if paper.arxiv and not _ARXIV.fullmatch(paper.arxiv):
+    if paper.arxiv and not is_arxiv(paper.arxiv):
         raise entry.key_error("arxiv", f"is '{paper.arxiv}'; expected an id such as \"2311.12351\"")
     if not 1900 <= paper.year < 2100:
         raise entry.key_error("year", f"is {paper.year}; expected a year from 1900 to 2099")
@@ -268,7 +268,7 @@ def _resource(entry: yamlfile.Entry, kind: str) -> Resource:
         summary=entry.get("summary", str),
         task=entry.get("task", str, ""),
         context=entry.get("context", int, None),
-        url=url or (f"https://arxiv.org/abs/{arxiv}" if arxiv else ""),
+        url=url or (arxiv_address(arxiv) if arxiv else ""),
     )
     entry.finish()
     return resource

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from longatlas.harness import analysis
+from longatlas.words import FAILED
 
 
 def row(number: int, method: str, length: int, value: float | None, **more: Any) -> dict[str, Any]:
@@ -182,8 +183,8 @@ def test_depths_are_read_from_the_metric() -> None:
 
 
 def test_failures_are_never_dropped() -> None:
-    rows = frame(*(row(i, "a", 512, None, status=status, metric="") for i, status in enumerate(analysis.FAILED)))
-    assert len(analysis.failures(rows)) == len(analysis.FAILED)
+    rows = frame(*(row(i, "a", 512, None, status=status, metric="") for i, status in enumerate(FAILED)))
+    assert len(analysis.failures(rows)) == len(FAILED)
 
 
 def test_a_value_that_is_not_finite_is_no_measurement() -> None:

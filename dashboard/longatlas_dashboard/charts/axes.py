@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from longatlas.words import BASELINE
 from longatlas_dashboard.theme import DASHES, SHAPES, Theme, styles_of
 
 LENGTH_LABEL = (
@@ -30,7 +31,7 @@ def in_order(order: Sequence[str], *frames: pd.DataFrame) -> list[str]:
     place = {name: number for number, name in enumerate(order)}
     found = {name for frame in frames for name in frame["method"]}
     first = {name: name.partition("+")[0].partition(":")[0] for name in found}
-    return sorted(found, key=lambda s: (s != "vanilla", place.get(first[s], len(place)), s))
+    return sorted(found, key=lambda s: (s != BASELINE, place.get(first[s], len(place)), s))
 
 
 def ticks(low: float, high: float, unit: str) -> list[float]:

@@ -9,8 +9,9 @@ import pandas as pd
 import streamlit as st
 
 from longatlas.errors import LongAtlasError
-from longatlas.harness import analysis, jobs
+from longatlas.harness import jobs
 from longatlas.store import Store
+from longatlas.words import FAILED
 from longatlas_dashboard import charts, controls, data, job_view, marks, safe, settings, ui
 
 POLL_SECONDS = 2
@@ -65,7 +66,7 @@ def _poll() -> None:
 
 def _job(store: Store, job: jobs.Job) -> None:
     grid = _cells(store, job)
-    failed = int(grid["status"].isin(analysis.FAILED).sum())
+    failed = int(grid["status"].isin(FAILED).sum())
     with st.container(horizontal=True, vertical_alignment="center"):
         st.header(f"Job {job.id}", anchor=False)
         job_view.badge(job)

@@ -11,9 +11,9 @@ from longatlas.combination import parse_spec, state_numbers
 from longatlas.flops import Call
 from longatlas.footprint import TABLE, Setting
 from longatlas.harness import analysis, findings
+from longatlas.words import DTYPES
 from longatlas_dashboard import controls, data, marks, plots, safe, selection, settings, takeaway, ui
 
-ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 BUDGETS = tuple(1 << power for power in range(18, 41))  # 256 KiB to 1 TiB
 # What a budget may hold: its words, and the phase that it is measured in.
 WHOLE = {
@@ -59,7 +59,7 @@ def by_formula(values: pd.DataFrame, setting: Any) -> pd.DataFrame:
     Columns: method, T, value (bytes). Only the level of a decoder has a number of layers.
     """
     case, lines = setting["case"], []
-    size = ITEM_BYTES[str(setting["dtype"])] * int(case["batch"])
+    size = DTYPES[str(setting["dtype"])] * int(case["batch"])
     layers = int(case.get("layers", 1))
     for spec, T in dict.fromkeys(zip(values["method"], values["T"], strict=True)):
         if not plots.known(spec):

@@ -15,6 +15,7 @@ from longatlas.combination import as_combination
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis, findings
 from longatlas.measure.influence_map import Influence
+from longatlas.words import BASELINE
 from longatlas_dashboard import (
     charts,
     controls,
@@ -110,7 +111,7 @@ def _head(atlas: catalog.Catalog, method: Method) -> None:
 
 
 def _beside(name: str) -> str:
-    return name if name == "vanilla" else f"vanilla,{name}"
+    return name if name == BASELINE else f"{BASELINE},{name}"
 
 
 def _idea(method: Method) -> None:

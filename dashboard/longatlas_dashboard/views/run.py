@@ -10,6 +10,7 @@ from longatlas.errors import LongAtlasError
 from longatlas.harness import cells, jobs
 from longatlas.harness.estimating import estimate
 from longatlas.harness.plan import Plan, PlanError
+from longatlas.words import BASELINE
 from longatlas_dashboard import controls, data, form, marks, plan_url, plots, safe, settings, takeaway, ui
 
 
@@ -23,7 +24,7 @@ def page() -> None:
     if "submitted_job" in st.session_state:
         ui.go("jobs", job=st.session_state.pop("submitted_job"))
     asked, wrong = plan_url.values_of(controls.query)
-    made = form.draw({"methods": ("vanilla",), **asked})
+    made = form.draw({"methods": (BASELINE,), **asked})
     for key, words in wrong.items():
         made.show(PlanError(key, words))
     plan = made.plan()

@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from longatlas.harness import analysis
+from longatlas.words import BASELINE
 from longatlas_dashboard import charts, controls, data, plots, safe, selection, takeaway, ui
-from longatlas_dashboard.plots import BASELINE
 
 UNITS = {"ms": "ms", "rate": "tokens/s", "ratio": f"× {BASELINE}"}
 # Reference lines by unit: powers of T of a whole pass, and of one token at T.

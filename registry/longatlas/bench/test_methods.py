@@ -10,8 +10,7 @@ from longatlas.bench.records import facts_of, group_of, name_of, seconds_of
 from longatlas.bench.replay import TIMER, replay
 from longatlas.bench.session import BenchSession
 from longatlas.harness.cells import Cell
-
-NO_FAULT = ("unsupported", "oom", "timeout", "skipped")
+from longatlas.words import STATUSES
 
 
 @pytest.mark.filterwarnings("ignore:Benchmark fixture was not used")  # a cell may have no time to replay
@@ -20,10 +19,10 @@ def test_cell(benchmark: Any, longatlas_session: BenchSession, longatlas_cell: C
     cell = longatlas_cell
     rows, memory = longatlas_session.rows(cell), longatlas_session.memory_rows(cell)
     status, reason = rows.iloc[0]["status"], rows.iloc[0]["reason"]
-    if status in NO_FAULT:
-        pytest.skip(f"{status}: {reason}")
-    if status != "ok":
+    if STATUSES[status].is_fault:
         pytest.fail(f"{status}: {reason}", pytrace=False)
+    if not STATUSES[status].measured:
+        pytest.skip(f"{status}: {reason}")
     seconds = seconds_of(cell, rows)
     if seconds:
         benchmark.group, benchmark.name, benchmark.fullname = group_of(cell), cell.method, name_of(cell)

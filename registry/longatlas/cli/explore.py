@@ -19,10 +19,10 @@ from longatlas.cli.output import console, print_json, status_text, table
 from longatlas.combination import call_with_options
 from longatlas.flops import Call
 from longatlas.taxonomy import Node
+from longatlas.words import arxiv_address, is_arxiv
 
 # The case of which the formulas of a card are told: a prefill, and the token after it.
 PREFILL = Call(tokens=4096, past=0, heads=8, head_size=64)
-_ARXIV = re.compile(r"\d{4}\.\d{4,5}(v\d+)?|[a-z-]+(\.[A-Z]{2})?/\d{7}(v\d+)?")
 _WEB = re.compile(r"https?://[^\s<>\"]+")
 FAILS = "not known: the card's `{}` fails or gives no number for this case"
 
@@ -180,8 +180,8 @@ def _titles(catalog: Catalog, path: str) -> list[str]:
 
 def paper_address(method: Method) -> str:
     """Where the paper can be read: arXiv for an id, the address on the card where it is one of the web, else ""."""
-    if _ARXIV.fullmatch(method.paper):
-        return f"https://arxiv.org/abs/{method.paper}"
+    if is_arxiv(method.paper):
+        return arxiv_address(method.paper)
     return method.paper if _WEB.fullmatch(method.paper) else ""
 
 

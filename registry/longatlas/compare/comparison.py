@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from longatlas.compare.identity import MACHINE, METHOD, SETTING, in_settings_of, is_chosen, with_identity
 from longatlas.compare.metrics import FOLLOWING, LESS, OWN_MACHINES, direction
 from longatlas.errors import LongAtlasError
+from longatlas.words import BASELINE, FAILED, OK
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 
 BETTER, WORSE, SAME, DIFFERENT, MISSING, NEW = "better", "worse", "same", "different", "missing", "new"
 VERDICTS = (WORSE, MISSING, DIFFERENT, BETTER, NEW, SAME)  # what needs a look first
-BASELINE_METHOD = "vanilla"
-RATIO = f"x {BASELINE_METHOD}"  # the unit of values that are compared between machines
-FAILED = ("oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
+RATIO = f"x {BASELINE}"  # the unit of values that are compared between machines
 
 _PLACE = (*METHOD, "measure", "phase", "level", "policy", "T", "metric")
 _CONDITIONS = ("case_text", "device", "dtype", "seed")
@@ -127,10 +126,10 @@ def _shared(left: pd.DataFrame, right: pd.DataFrame, is_shipped: bool) -> tuple[
 
 
 def _check_base(side: Side, rows: pd.DataFrame) -> None:
-    if BASELINE_METHOD not in set(rows["method"]):
+    if BASELINE not in set(rows["method"]):
         raise LongAtlasError(
-            f"the sides are of different machines, so ratios to {BASELINE_METHOD} are compared, and {side.name} has no "
-            f"{BASELINE_METHOD} here; measure it at the same lengths and case"
+            f"the sides are of different machines, so ratios to {BASELINE} are compared, and {side.name} has no "
+            f"{BASELINE} here; measure it at the same lengths and case"
         )
 
 
@@ -142,13 +141,13 @@ def _key(row: Any, across: bool, *, metric: str | None = None) -> Key:
 def _values(rows: pd.DataFrame, across: bool) -> dict[Key, tuple[Value, str]]:
     """Key -> value and unit of every row that holds a value; ratios to vanilla of the same machine when across."""
     silent = ["", *FOLLOWING, *(OWN_MACHINES if across else ())]
-    good = rows[(rows["status"] == "ok") & ~rows["metric"].isin(silent) & rows["value"].notna()]
+    good = rows[(rows["status"] == OK) & ~rows["metric"].isin(silent) & rows["value"].notna()]
     found: dict[Key, tuple[Value, str]] = {}
-    base = {_beside(row): _value(row) for row in good.itertuples() if row.method == BASELINE_METHOD}
+    base = {_beside(row): _value(row) for row in good.itertuples() if row.method == BASELINE}
     for row in good.itertuples():
         value: Value | None = _value(row)
         if across:
-            value = None if row.method == BASELINE_METHOD else _ratio(_value(row), base.get(_beside(row)))
+            value = None if row.method == BASELINE else _ratio(_value(row), base.get(_beside(row)))
         if value is not None:
             found[_key(row, across)] = (value, RATIO if across else str(row.unit))
     return found
@@ -181,7 +180,7 @@ def _statuses(rows: pd.DataFrame, across: bool) -> dict[Key, str]:
 def _status_lines(was: dict[Key, str], now: dict[Key, str]) -> Iterator[Line]:
     for key in dict.fromkeys([*was, *now]):
         before, after = was.get(key, ""), now.get(key, "")
-        if before == after == "ok":
+        if before == after == OK:
             continue
         yield _line(key, "", None, None, before, after, _status_verdict(before, after))
 
@@ -193,7 +192,7 @@ def _status_verdict(before: str, after: str) -> str:
         return NEW
     if before == after:
         return SAME
-    return WORSE if before == "ok" else BETTER if after == "ok" else DIFFERENT
+    return WORSE if before == OK else BETTER if after == OK else DIFFERENT
 
 
 def _value_lines(

@@ -12,9 +12,9 @@ import pandas as pd
 from scipy.stats import linregress
 from scipy.stats import t as student
 
+from longatlas.words import ENDING, FAILED, OK, OOM
+
 SHAPED = ("speed", "memory")
-FAILED = ("oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
-ENDING = ("oom", "timeout", "skipped")  # too much for the machine, and more so at longer T
 
 # A cost whose log-log slope is below this is taken not to grow with T.
 FLAT_SLOPE = 0.05
@@ -24,7 +24,7 @@ _MEASURED = ["method", "measure", "phase"]
 
 def measured(frame: pd.DataFrame, metric: str, phase: str = "") -> pd.DataFrame:
     """Rows that hold a finite value of `metric`, by method and T."""
-    chosen = (frame["metric"] == metric) & (frame["status"] == "ok") & np.isfinite(frame["value"].astype(float))
+    chosen = (frame["metric"] == metric) & (frame["status"] == OK) & np.isfinite(frame["value"].astype(float))
     if phase:
         chosen &= frame["phase"] == phase
     return frame[chosen].sort_values(["method", "T"], kind="stable").reset_index(drop=True)
@@ -59,7 +59,7 @@ def one_value_each(frame: pd.DataFrame, preferred: str = "") -> pd.DataFrame:
     if frame.empty:
         return frame
     rows = newest_source(frame)
-    rows = rows.assign(variant=_variant(rows), age=rows.index, good=rows["T"].where(rows["status"] == "ok"))
+    rows = rows.assign(variant=_variant(rows), age=rows.index, good=rows["T"].where(rows["status"] == OK))
     sizes = rows.groupby([*_MEASURED, "variant"], as_index=False).agg(lengths=("good", "nunique"), age=("age", "max"))
     sizes["wanted"] = sizes["variant"] == preferred
     best = sizes.sort_values(["wanted", "lengths", "age"]).drop_duplicates(_MEASURED, keep="last")
@@ -231,7 +231,7 @@ def largest_that_fits(frame: pd.DataFrame, budget: float, failed: pd.DataFrame |
     last slope; inf where that slope is not above 0.05, None with fewer than two points and where nothing fits.
     """
     records = []
-    ended = frame[:0] if failed is None else failed[failed["status"] == "oom"]
+    ended = frame[:0] if failed is None else failed[failed["status"] == OOM]
     limits = {name: int(rows["T"].min()) for name, rows in ended.groupby("method")}
     for names, rows in frame.groupby(list(_SERIES), sort=False):
         points = rows[rows["value"] > 0].sort_values("T")
@@ -301,7 +301,7 @@ def pareto(frame: pd.DataFrame, x: str, y: str, *, x_less: bool = True, y_less: 
 def depths(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     """Rows of `{metric}_depth_{k}` with the column `depth` = k: where in the text the answer stood."""
     number = frame["metric"].astype(str).str.extract(rf"^{re.escape(metric)}_depth_(\d{{1,6}})$", expand=False)
-    rows = frame.assign(depth=number)[number.notna() & (frame["status"] == "ok")]
+    rows = frame.assign(depth=number)[number.notna() & (frame["status"] == OK)]
     return rows.astype({"depth": int}).reset_index(drop=True)
 
 

@@ -13,8 +13,8 @@ from longatlas.combination import Combination, parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
 from longatlas.harness.plan import Plan
+from longatlas.words import BASELINE, ENDING
 
-BASELINE = "vanilla"
 COLUMNS = ("method", "ms", "bytes", "quality", "quality_T", "between")
 # Of these the one that most candidates have: methods that answer prompts only have the second alone.
 QUALITIES = ("bits_per_byte", "bits_per_byte_at_end")
@@ -156,7 +156,7 @@ def _by_failure(case: Case, spec: str, failed: pd.DataFrame) -> str:
     """Why it cannot be had at T: out of memory or time there or at a shorter T, or wrong."""
     failed = failed[(failed["method"] == spec) & (failed["T"] <= case.T)].sort_values("T")
     for T, status, reason in zip(failed["T"], failed["status"], failed["reason"], strict=True):
-        if case.T == T or status in analysis.ENDING:
+        if case.T == T or status in ENDING:
             return f"{status} at T = {T}: {reason}"
     return ""
 

@@ -15,6 +15,7 @@ from longatlas.flops import Call, causal_softmax
 from longatlas.harness.cells import Cell, machine_name
 from longatlas.harness.plan import Plan
 from longatlas.store import Store, queries
+from longatlas.words import BASELINE, DTYPES
 
 # Seconds of a cell that nothing like it was measured before: a worker's start and its check.
 START = {"speed": 2.0, "memory": 1.0, "quality": 5.0}
@@ -29,7 +30,6 @@ KNOWN, FEWEST, MOST = 0.02, 10, 1000  # width of the interval as a share of the 
 LEAST_SAMPLES = 5
 
 USABLE = 0.8  # of the machine's memory, as workers are allowed
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 VOCABULARY = 256  # V of the measured decoder
 MOST_LAYERS = 8  # whose formulas are asked; deeper ones are taken to be like them
 SHARED = ("method", "phase", "level", "impl", "device", "dtype")
@@ -192,7 +192,7 @@ def least_peak(cell: Cell) -> float:
     width = int(cell.case["heads"]) * int(cell.case["head_size"])
     layers = int(cell.case.get("layers", 1))
     per_token = width + VOCABULARY if cell.level == "decoder" else width
-    unknown = {slot for part in combination.parts if part.method.name != "vanilla" for slot in part.method.fills}
+    unknown = {slot for part in combination.parts if part.method.name != BASELINE for slot in part.method.fills}
     if "context" in unknown or (cell.phase == "train" and "objective" in unknown):
         per_token = 0
     numbers = float(cell.T * per_token)
@@ -201,7 +201,7 @@ def least_peak(cell: Cell) -> float:
             numbers += 0 if not per_token else 2 * layers * cell.T * width
         else:
             numbers += layers * min(_of_layers(state_numbers, combination, _call(cell, cell.T, 0)), default=0)
-    return int(cell.case["batch"]) * BYTES[cell.dtype] * numbers
+    return int(cell.case["batch"]) * DTYPES[cell.dtype] * numbers
 
 
 def _seconds(plan: Plan, cell: Cell, took: float | None) -> float:

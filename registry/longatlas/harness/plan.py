@@ -15,14 +15,9 @@ from longatlas import yamlfile
 from longatlas.catalog import load_catalog
 from longatlas.combination import Combination, parse_spec
 from longatlas.errors import LongAtlasError, unknown_name
+from longatlas.words import DEVICES, DTYPES, LEVELS, PHASES, POLICIES, PRESETS
 
 MEASURES = ("speed", "memory", "quality")
-PHASES = ("train", "prefill", "decode")
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-DEVICES = ("cpu", "cuda")
-PRESETS = ("smoke", "demo", "quick", "paper")
-LEVELS = ("operation", "layer", "decoder")
-POLICIES = ("wall", "gpu_cold", "gpu_hot")
 
 LISTS = ("methods", "measure", "phases", "levels", "lengths", "tasks")
 LARGEST = 2**48

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from longatlas.harness.cells import resolve_policy
-from longatlas.harness.plan import MEASURES, PHASES, Plan, PlanError
+from longatlas.harness.plan import MEASURES, Plan, PlanError
+from longatlas.words import PHASES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from longatlas.harness.cells import Cell
+from longatlas.words import OK, UNSUPPORTED
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class progress_bar:
         self._kept += step.kept
         self._measured += not step.kept
         self._work += step.work
-        failed = step.status not in ("ok", "unsupported")
+        failed = step.status not in (OK, UNSUPPORTED)
         if not step.kept and not self._silent and (failed or not self._console.is_terminal):
             counter = f"[{step.done}/{step.total}]"
             told = f"{counter} {step.cell.measure} {step.cell.label}: {step.status} {step.reason}".rstrip()

@@ -16,11 +16,10 @@ from longatlas.harness.plan import Plan, PlanError, load_plan, plan_from_values
 from longatlas.harness.progress import Listener, Pace, Progress, progress_bar
 from longatlas.harness.slot_lock import device_slot
 from longatlas.store import Store
+from longatlas.words import ENDING, OK, SKIPPED
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ENDS_A_SERIES = ("oom", "timeout", "skipped")
 
 
 def run(
@@ -53,7 +52,7 @@ def run(
     with device_slot(plan.device, should_stop), _listener(progress) as told:
         statuses = {} if force else store.finished((cell.key for cell in cells), timeout=plan.timeout)
         if retry_failed:
-            statuses = {key: status for key, status in statuses.items() if status == "ok"}
+            statuses = {key: status for key, status in statuses.items() if status == OK}
         expected = expected_seconds(store, plan, [cell for cell in cells if cell.key not in statuses])
         with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
             PlanRun(cells, statuses, plan.timeout, store, executor, told, expected).go(should_stop)
@@ -150,14 +149,14 @@ class PlanRun:
         """Tell a cell that is in the store already, or that need not be tried; whether it was one."""
         status = self._statuses.get(cell.key, "")
         shorter = self._ended.get(cell.series)
-        if status not in ("", "skipped") or (status == "skipped" and shorter is not None):
+        if status not in ("", SKIPPED) or (status == SKIPPED and shorter is not None):
             self._finish(Finished(cell, [{"status": status}], 0.0, 0.0), kept=True)
             return True
         if shorter is None or shorter.T >= cell.T:
             return False
         self._begin(cell)
         reason = f"T = {shorter.T} already ran out of memory or time"
-        skipped = Finished(cell, [{"status": "skipped", "reason": reason}], 0.0, 0.0)
+        skipped = Finished(cell, [{"status": SKIPPED, "reason": reason}], 0.0, 0.0)
         self._store.save(cell, skipped.rows, 0.0)
         self._finish(skipped)
         return True
@@ -168,7 +167,7 @@ class PlanRun:
     def _finish(self, finished: Finished, *, kept: bool = False) -> None:
         cell, status, reason = finished.cell, finished.status, finished.reason
         self._done += 1
-        if status in ENDS_A_SERIES and cell.T:
+        if status in ENDING and cell.T:
             self._ended.setdefault(cell.series, cell)
         seconds, work = finished.seconds, finished.work
         self._pace.finish(cell, seconds)

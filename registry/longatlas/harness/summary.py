@@ -14,8 +14,8 @@ from longatlas.combination import parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness.analysis import exponents
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
+from longatlas.words import BASELINE, OK
 
-BASELINE = "vanilla"
 SETTING = ("level", "policy", "device", "dtype", "threads", "seed", "machine")
 
 
@@ -106,7 +106,7 @@ def _training(rows: pd.DataFrame, title: str) -> Table:
 
 
 def _failures(frame: pd.DataFrame) -> Iterator[Table]:
-    failed = frame[frame["status"] != "ok"]
+    failed = frame[frame["status"] != OK]
     names = ["method", "measure", "phase", "status", "reason"]
     lines = []
     for values, rows in failed.groupby(names, sort=False):

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from longatlas.errors import LongAtlasError, UnsupportedError, unknown_name
+from longatlas.words import DTYPES, PHASES
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-PHASES = ("train", "prefill", "decode")
 LONG_ENOUGH = 0.03  # seconds of one sample: the clock, a launch and a wake-up are far below
 SAMPLES = 5
 FIRST_SIZE, LARGEST_SIZE = 256, 16384  # rows of the matmul's square matrices

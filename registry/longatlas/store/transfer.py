@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longatlas.errors import LongAtlasError, unknown_name
-from longatlas.harness.plan import DEVICES, DTYPES, LEVELS, MEASURES, PHASES, POLICIES
+from longatlas.harness.plan import MEASURES
 from longatlas.store.plain import plain_rows
 from longatlas.store.schema import CELLS, FLAT, JSON_COLUMNS
 from longatlas.store.store import Store
 from longatlas.store.writing import Record, put
+from longatlas.words import DEVICES, DTYPES, LEVELS, OK, PHASES, POLICIES, STATUSES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,6 @@ Rows = list[dict[str, Any]]
 Tell = Callable[[str], None]
 Reader = Callable[[Path, Callable[[str], None], int], list[dict[str, Any]]]
 
-STATUSES = ("ok", "oom", "timeout", "crash", "unsupported", "incorrect", "skipped")
 LARGEST_FILE = 512 << 20  # bytes
 MOST_ROWS = 1_000_000  # of one file
 MOST_LAYERS = 10_000
@@ -264,7 +264,7 @@ def _check_words(row: Mapping[str, Any], place: str) -> None:
     for name in ("cell", "method"):
         if not row[name]:
             raise LongAtlasError(f"{place}: {name} is empty; every row names one")
-    if row["status"] == "ok" and row["metric"] and (row["value"] is None or not math.isfinite(row["value"])):
+    if row["status"] == OK and row["metric"] and (row["value"] is None or not math.isfinite(row["value"])):
         raise LongAtlasError(f"{place}: value is {row['value']!r} with status ok; expected a finite number")
 
 

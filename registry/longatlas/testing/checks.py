@@ -20,6 +20,7 @@ from longatlas.testing.compare import EXACT, require, require_close
 from longatlas.testing.heads import permute_heads
 from longatlas.testing.impls import compare_impl
 from longatlas.testing.report import SkipCheck
+from longatlas.words import BASELINE
 
 
 def builds(case: Case) -> None:
@@ -132,7 +133,7 @@ def equals_vanilla(case: Case) -> None:
         raise SkipCheck("its card does not say that it is exact")
     decoder = case.decoder()
     torch.manual_seed(0)
-    vanilla = Decoder(case.config, "vanilla").to(case.device, torch.float64)
+    vanilla = Decoder(case.config, BASELINE).to(case.device, torch.float64)
     vanilla.load_state_dict(decoder.state_dict())
     with torch.no_grad():
         tokens = case.tokens(150)
