@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from longatlas.cli import dashboard
 from longatlas.errors import LongAtlasError
 from longatlas.store import Store
 from longatlas_dashboard import launch
+from longatlas_dashboard.commands import dashboard
 
 
 def free_port() -> int:

@@ -1,12 +1,17 @@
 """A fresh interpreter with the heavy imports blocked: the registry and `list` do not need them."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import longatlas
+
 BLOCK = """
 import sys
+from pathlib import Path
 from importlib.machinery import ModuleSpec
 class Wall:
     # The modules can be found, so methods count as ready, but not imported.
@@ -55,3 +60,19 @@ def test_a_missing_torch_is_a_status_not_a_crash():
     assert done.returncode == 0, done.stderr
     assert "needs torch" in done.stdout
     assert "ready" not in done.stdout
+
+
+def test_commands_of_the_dashboard_are_a_plugins_and_load_none_of_its_charts():
+    done = fresh(CLI.format(args=["demo", "--help"]))
+    assert done.returncode == 0, done.stderr
+    assert "Port of the dashboard." in done.stdout
+
+
+def test_the_registry_knows_neither_the_built_in_methods_nor_the_dashboard():
+    modules = sorted((Path(longatlas.__file__).parent).rglob("*.py"))
+    assert len(modules) > 100
+    for module in modules:
+        for node in ast.walk(ast.parse(module.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.startswith(("longatlas_plugins", "longatlas_dashboard"))], module

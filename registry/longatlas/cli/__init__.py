@@ -24,11 +24,8 @@ COMMANDS = {
     "run": "longatlas.cli.measure:run",
     "results": "longatlas.cli.results:results",
     "compare": "longatlas.cli.compare:compare",
-    "report": "longatlas.cli.report:report",
     "jobs": "longatlas.cli.measure:jobs",
     "published": "longatlas.cli.published:published",
-    "demo": "longatlas.cli.demo:demo",
-    "dashboard": "longatlas.cli.dashboard:dashboard",
 }
 
 

@@ -28,7 +28,7 @@ def demo(corpus: str, port: int, no_serve: bool, store: str | None) -> None:
     from longatlas.store import Store
 
     if not no_serve:
-        from longatlas.cli.dashboard import check_port
+        from longatlas_dashboard.commands.dashboard import check_port
 
         check_port(port)
     opened = Store(store)
@@ -38,7 +38,7 @@ def demo(corpus: str, port: int, no_serve: bool, store: str | None) -> None:
     _influence_maps(opened)
     click.echo(f"\nStored in {opened.name}")
     if not no_serve:
-        from longatlas.cli.dashboard import serve
+        from longatlas_dashboard.commands.dashboard import serve
 
         serve(port=port, store=store)
 

@@ -36,8 +36,8 @@ def report(
       longatlas report -o report.html
       longatlas report --method vanilla --method yarn --measure speed -o yarn.html --title "YaRN here"
     """
-    if importlib.util.find_spec("longatlas_dashboard") is None:
-        raise LongAtlasError("the report is drawn by the dashboard's charts; run `pip install longatlas`")
+    if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
+        raise LongAtlasError("the report's charts need Altair; run `pip install altair vl-convert-python`")
     from longatlas.store import open_to_read
     from longatlas_dashboard.report import report as make
 

@@ -57,8 +57,8 @@ def serve(
     Raises LongAtlasError when the port is busy, the address is not allowed, the store cannot be opened, or
     the server does not start.
     """
-    if importlib.util.find_spec(PACKAGE) is None or importlib.util.find_spec("streamlit") is None:
-        raise LongAtlasError("the dashboard is not installed; run `pip install longatlas streamlit altair`")
+    if importlib.util.find_spec("streamlit") is None:
+        raise LongAtlasError("the dashboard needs Streamlit; run `pip install streamlit altair`")
     check_address(address, allow_remote=allow_remote)
     check_port(port, address)
     where = _check_store(store, read_only=read_only)
