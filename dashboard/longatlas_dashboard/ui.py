@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
+from longatlas.catalog import Catalog
 from longatlas_dashboard import data, safe
 from longatlas_dashboard.theme import LIGHT, THEMES, Theme
 
@@ -54,6 +55,14 @@ def empty(words: str, *, command: str = "", page: str = "", label: str = "", **q
             link(page, label, icon=":material/arrow_forward:", **query)
         if command:
             st.code(command, language=None, wrap_lines=True)
+
+
+def faults(atlas: Catalog) -> None:
+    """A line for each plugin and each card that is broken, and so is missing here."""
+    for fault in atlas.faults:
+        card = f"{safe.texts([fault.card])} of plugin " if fault.card else "Plugin "
+        words = f"{card}{safe.texts([fault.plugin])} is broken and was left out: {safe.plain(fault.error)}"
+        st.warning(words, icon=":material/extension_off:")
 
 
 def chart(made: alt.LayerChart, *, alt_text: str, key: str, **options: Any) -> Any:

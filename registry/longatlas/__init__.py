@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from longatlas.cards import Cost, Method, Option, Task
 from longatlas.errors import LongAtlasError, UnknownNameError, UnsupportedError
-from longatlas.hookspecs import hookimpl
+from longatlas.hookspecs import hookimpl, method_folder
 from longatlas.lazy import lazy_exports
 from longatlas.slots import Attention, Context, Memory, Position, Prompt, Seen, Where
 
@@ -42,6 +42,7 @@ __all__ = [
     "UnsupportedError",
     "Where",
     "hookimpl",
+    "method_folder",
     "parse_spec",
     "run",
 ]

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from longatlas.cards import Method, Task
-from longatlas.errors import LongAtlasError, unknown_name
+from longatlas.errors import LongAtlasError, UnknownNameError, unknown_name
 from longatlas.kernels.limits import case_obstacle
-from longatlas.plugins import Plugin, Source, installed_sources, load_plugins
+from longatlas.plugins import Fault, Plugin, Source, installed_sources, load_plugins
 from longatlas.taxonomy import Taxonomy, load_taxonomy
 
 
@@ -25,12 +25,19 @@ class Catalog:
         self.tasks = {task.name: task for plugin in self.plugins for task in plugin.tasks}
 
     def method(self, name: str) -> Method:
-        """The method called `name`. Raises UnknownNameError with a suggestion."""
+        """The method called `name`. Raises UnknownNameError with a suggestion, or with what is wrong with its card."""
         if name not in self.methods:
-            broken = any(plugin.error for plugin in self.plugins)
-            remedy = "`longatlas list` shows all" + (", `longatlas plugins` what is broken" if broken else "")
+            for fault in self.faults:
+                if fault.card == name:
+                    raise UnknownNameError(f"method {fault}")
+            remedy = "`longatlas list` shows all" + (", `longatlas plugins` what is broken" if self.faults else "")
             raise unknown_name("method", name, self.methods, remedy)
         return self.methods[name]
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What is wrong with the plugins and with their cards; empty when all is well."""
+        return tuple(fault for plugin in self.plugins for fault in plugin.faults)
 
     def task(self, name: str) -> Task:
         """The task called `name`. Raises UnknownNameError with a suggestion."""

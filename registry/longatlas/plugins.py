@@ -1,4 +1,4 @@
-"""Loads plugins one by one, so that a broken one costs itself and nothing else."""
+"""Loads plugins one by one and their cards one by one, so that a broken one costs itself and nothing else."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
@@ -27,10 +27,28 @@ HOOKS = ("register_methods", "register_tasks", "register_commands")
 
 
 @dataclass(frozen=True)
+class Fault:
+    """What is wrong with a plugin, or with one card of it.
+
+    card   the name of the card; "" when the whole plugin is broken
+    error  what went wrong, on one line
+    """
+
+    plugin: str
+    card: str
+    error: str
+
+    def __str__(self) -> str:
+        of = f"'{self.card}' of plugin '{self.plugin}'" if self.card else f"plugin '{self.plugin}'"
+        return f"{of} is broken: {self.error}"
+
+
+@dataclass(frozen=True)
 class Plugin:
     """One entry point of the group `longatlas`, loaded or broken.
 
-    error  "" when it loaded; else what went wrong, on one line
+    error  "" when it loaded; else what went wrong, on one line. What it had registered before that works
+    broken its cards that failed; the others work
     """
 
     name: str
@@ -39,7 +57,13 @@ class Plugin:
     methods: tuple[Method, ...] = ()
     tasks: tuple[Task, ...] = ()
     error: str = ""
+    broken: tuple[Fault, ...] = ()
     manager: pluggy.PluginManager | None = None
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """All that is wrong with it: with the plugin itself first, then with its cards."""
+        return (*((Fault(self.name, "", self.error),) if self.error else ()), *self.broken)
 
 
 @dataclass(frozen=True)
@@ -79,49 +103,109 @@ def _sources_of(pyproject: Path) -> list[Source]:
 
 
 def load_plugins(sources: Iterable[Source], taxonomy: Taxonomy) -> list[Plugin]:
-    """Load each source in turn. A plugin is taken whole or not at all; a failure is kept as its `error`.
+    """Load each source in turn, and each of its cards; a failure is kept as an `error`, of the plugin or of the card.
 
     What it prints goes to stderr, so that it is no part of what a command answers.
     """
-    plugins: list[Plugin] = []
     owners: dict[str, str] = {}
-    for source in sources:
-        try:
-            with redirect_stdout(sys.stderr):
-                plugin = _load_one(source, taxonomy, owners)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a panic in a Rust extension and pytest.skip() are no Exception
-            plugin = Plugin(source.name, source.version, source.distribution, error=_describe(error))
-        cards: tuple[Method | Task, ...] = (*plugin.methods, *plugin.tasks)
-        for card in cards:
-            owners[_title(card)] = source.name
-        plugins.append(plugin)
-    return plugins
+    with redirect_stdout(sys.stderr):
+        return [_load_one(source, taxonomy, owners) for source in sources]
 
 
 def _load_one(source: Source, taxonomy: Taxonomy, owners: dict[str, str]) -> Plugin:
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
-    module = source.load()
-    manager.register(module, source.name)
-    _check_hooks(manager, module)
-    methods: list[Method] = []
-    tasks: list[Task] = []
-    manager.hook.register_methods(register=methods.append)
-    manager.hook.register_tasks(register=tasks.append)
-    _check_cards(Method, methods, owners)
-    _check_cards(Task, tasks, owners)
-    for method in methods:
-        _check_family(method, taxonomy)
+    methods, tasks = Stage(Method, source.name, taxonomy, owners), Stage(Task, source.name, taxonomy, owners)
+    manager, errors = pluggy.PluginManager(GROUP), list[str]()
+    with _kept(errors.append):
+        manager.add_hookspecs(hookspecs)
+        module = source.load()
+        manager.register(module, source.name)
+        _check_hooks(manager, module)
+        manager.hook.register_methods(register=methods)
+        manager.hook.register_tasks(register=tasks)
     return Plugin(
         source.name,
         source.version,
         source.distribution,
-        tuple(methods),
-        tuple(tasks),
-        manager=manager,
+        tuple(methods.cards),
+        tuple(tasks.cards),
+        "".join(errors),
+        (*methods.faults, *tasks.faults),
+        None if errors else manager,
     )
+
+
+class Stage:
+    """What a hook is given as `register`: takes a card, or keeps what is wrong with it.
+
+    owners  title of a card -> the plugin that it came with, of all plugins loaded so far
+    """
+
+    def __init__(self, kind: type[Any], plugin: str, taxonomy: Taxonomy, owners: dict[str, str]) -> None:
+        self.kind, self.plugin, self.taxonomy, self.owners = kind, plugin, taxonomy, owners
+        self.cards: list[Any] = []
+        self.faults: list[Fault] = []
+
+    def __call__(self, card: Any) -> None:
+        """Take a card, or the card of the module of that name."""
+        with _kept(lambda error: self.faults.append(Fault(self.plugin, _name(card), error))):
+            checked = self._checked(self._loaded(card) if isinstance(card, str) else card)
+            self.cards.append(checked)
+            self.owners[_title(checked)] = self.plugin
+
+    def _loaded(self, module: str) -> Any:
+        """The card of a module, which has the module's name."""
+        attribute = self.kind.__name__.upper()
+        try:
+            card = getattr(import_module(module), attribute, None)
+        except ModuleNotFoundError as error:
+            if not f"{module}.".startswith(f"{error.name}."):
+                raise
+            raise LongAtlasError(f"registered '{module}', and there is no such module; {self._takes()}") from None
+        name = module.rpartition(".")[2]
+        if card is None:
+            raise LongAtlasError(
+                f"module '{module}' has no {attribute}; give it its card, or, where it is no {attribute.lower()}'s, "
+                f"a name that starts with '_'"
+            )
+        if getattr(card, "name", name) != name:
+            raise LongAtlasError(f"module '{module}' holds the card of '{card.name}'; rename one of the two")
+        return card
+
+    def _checked(self, card: Any) -> Any:
+        if not isinstance(card, self.kind):
+            raise LongAtlasError(f"registered {card!r}; {self._takes()}")
+        owner = self.owners.get(_title(card))
+        if owner:
+            by = "another card of its plugin" if owner == self.plugin else f"plugin '{owner}'"
+            raise LongAtlasError(f"the name of {_title(card)} is taken by {by}; names are unique: rename it")
+        if isinstance(card, Method):
+            self.taxonomy.leaf(card.family)
+        return card
+
+    def _takes(self) -> str:
+        kind = self.kind.__name__
+        return f"register takes a longatlas.{kind}, or the name of a module that holds one as {kind.upper()}"
+
+
+def _name(card: Any) -> str:
+    name = card.rpartition(".")[2] if isinstance(card, str) else getattr(card, "name", None)
+    return name if isinstance(name, str) and name else repr(card)
+
+
+def _title(card: Method | Task) -> str:
+    """Kind and name, such as "method 'alibi'"."""
+    return f"{type(card).__name__.lower()} '{card.name}'"
+
+
+@contextmanager
+def _kept(keep: Callable[[str], None]) -> Iterator[None]:
+    """Hand what goes wrong inside to `keep`, as one line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a panic in a Rust extension and pytest.skip() are no Exception
+        keep(_describe(error))
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: Any) -> None:
@@ -136,30 +220,6 @@ def _check_hooks(manager: pluggy.PluginManager, module: Any) -> None:
         raise LongAtlasError(
             f"implements none of the hooks {', '.join(HOOKS)}; mark a function of that name with @longatlas.hookimpl"
         )
-
-
-def _check_cards(kind: type[Method] | type[Task], cards: Sequence[Any], owners: dict[str, str]) -> None:
-    seen: set[str] = set()
-    for card in cards:
-        if not isinstance(card, kind):
-            raise LongAtlasError(f"registered {card!r}; register takes a longatlas.{kind.__name__}")
-        title = _title(card)
-        owner = owners.get(title) or ("itself" if title in seen else "")
-        if owner:
-            raise LongAtlasError(f"the name of {title} is taken by plugin '{owner}'; names are unique: rename it")
-        seen.add(title)
-
-
-def _title(card: Method | Task) -> str:
-    """Kind and name, such as "method 'alibi'"."""
-    return f"{type(card).__name__.lower()} '{card.name}'"
-
-
-def _check_family(method: Method, taxonomy: Taxonomy) -> None:
-    try:
-        taxonomy.leaf(method.family)
-    except LongAtlasError as error:
-        raise LongAtlasError(f"method '{method.name}': {error}") from None
 
 
 def _describe(error: BaseException) -> str:

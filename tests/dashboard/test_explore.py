@@ -14,7 +14,7 @@ from longatlas import catalog
 from longatlas.harness import findings, jobs
 from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan
-from longatlas.plugins import Plugin
+from longatlas.plugins import Fault, Plugin
 from longatlas.store import Store
 from longatlas.store.schema import CELLS
 from longatlas.store.transfer import export_rows, import_rows, read_rows
@@ -62,10 +62,14 @@ def test_method_unknown_suggests_the_nearest(empty: Store) -> None:
 
 
 def test_method_of_a_broken_plugin_names_the_plugin(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    atlas = with_plugins(Plugin("mine", "1", "mine", error="ImportError: no module named 'nowhere'"))
+    fault = Fault("ours", "my_method", "ImportError: no module named 'elsewhere'")
+    broken = Plugin("mine", "1", "mine", error="ImportError: no module named 'nowhere'")
+    atlas = with_plugins(broken, Plugin("ours", "1", "ours", broken=(fault,)))
     monkeypatch.setattr(catalog, "load_catalog", lambda: atlas)
     app = show("method", id="my_method")
-    assert "nowhere" in app.warning[0].value
+    assert "elsewhere" in app.error[0].value
+    assert ["nowhere" in app.warning[0].value, "elsewhere" in app.warning[1].value] == [True, True]
+    assert "`my_method` of plugin `ours`" in app.warning[1].value
 
 
 def test_compare_shows_cards_failures_and_plots(filled: Store) -> None:

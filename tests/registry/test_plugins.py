@@ -58,17 +58,8 @@ BROKEN = {
     ),
     "hook": (source("p", card("m"), hook="register_method"), "unknown hook 'register_method'; did you mean 'register_"),
     "none": (Source("p", lambda: SimpleNamespace()), "implements none of the hooks register_methods"),
-    "raises": (source("p", card("m"), error=KeyError("oops")), "KeyError: 'oops'"),
-    "exits": (source("p", card("m"), error=SystemExit("bye")), "SystemExit: bye"),
-    "object": (source("p", "a string"), "registered 'a string'; register takes a longatlas.Method"),
-    "class": (source("p", Method), "register takes a longatlas.Method"),
-    "taken": (
-        source("p", card("m"), card("good")),
-        "the name of method 'good' is taken by plugin 'first'; names are unique",
-    ),
-    "twice": (source("p", card("m"), card("m")), "the name of method 'm' is taken by plugin 'itself'"),
-    "family": (source("p", card("m", "misc/objectivs")), "method 'm': unknown family 'misc/objectivs'; did you mean"),
-    "inner": (source("p", card("m", "misc")), "method 'm': family 'misc' is an inner node"),
+    "raises": (source("p", card("kept"), error=KeyError("oops")), "KeyError: 'oops'"),
+    "exits": (source("p", card("kept"), error=SystemExit("bye")), "SystemExit: bye"),
 }
 
 
@@ -76,15 +67,78 @@ BROKEN = {
 def test_a_broken_plugin_is_listed_and_the_others_work(case):
     broken, words = BROKEN[case]
     catalog = build_catalog([source("first", card("good")), broken, source("last", card("fine"))])
-    assert set(catalog.methods) == {"good", "fine"}
+    assert set(catalog.methods) - {"kept"} == {"good", "fine"}
     errors = {plugin.name: plugin.error for plugin in catalog.plugins}
     assert errors["first"] == errors["last"] == ""
     assert words in errors["p"]
     assert "\n" not in errors["p"]
+    assert [str(fault) for fault in catalog.faults] == [f"plugin 'p' is broken: {errors['p']}"]
 
 
-def test_the_name_of_a_plugin_that_was_refused_stays_free():
-    broken = source("broken", card("m"), error=KeyError())
+BROKEN_CARDS = {
+    "object": (3.5, "3.5", "registered 3.5; register takes a longatlas.Method, or the name of a module"),
+    "class": (Method, repr(Method), "register takes a longatlas.Method"),
+    "taken": (card("good"), "good", "the name of method 'good' is taken by plugin 'first'; names are unique"),
+    "twice": (card("one"), "one", "the name of method 'one' is taken by another card of its plugin"),
+    "family": (card("m", "misc/objectivs"), "m", "unknown family 'misc/objectivs'; did you mean"),
+    "inner": (card("m", "misc"), "m", "family 'misc' is an inner node"),
+    "module": ("no.such", "such", "registered 'no.such', and there is no such module; register takes"),
+    "no card": ("longatlas.cards", "cards", "module 'longatlas.cards' has no METHOD; give it its card"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_CARDS)
+def test_of_three_cards_a_broken_one_takes_only_itself(case):
+    bad, name, words = BROKEN_CARDS[case]
+    catalog = build_catalog([source("first", card("good")), source("p", card("one"), bad, card("two"))])
+    assert [method.name for method in catalog.plugins[1].methods] == ["one", "two"]
+    (fault,) = catalog.faults
+    assert (fault.plugin, fault.card, catalog.plugins[1].error) == ("p", name, "")
+    assert words in fault.error
+
+
+FOLDER = {
+    "__init__": "from longatlas import method_folder\nregister_methods = method_folder(__name__)",
+    "good": "METHOD = Method(name='good', title='G', family='misc/objectives', summary='One.', fills={})",
+    "absent": "import no_such_module_at_all",
+    "typo": "METHOD = Method(name='typo', title='T', family='misc/objectives', summary='One.', fills={'fnn': print})",
+    "leaves": "raise SystemExit(3)",
+    "other": "METHOD = Method(name='another', title='O', family='misc/objectives', summary='One.', fills={})",
+    "_shared": "raise RuntimeError('nobody asked')",
+}
+
+
+def write_folder(folder):
+    for name, text in FOLDER.items():
+        (folder / f"{name}.py").write_text(f"from longatlas import Method\n{text}\n", encoding="utf-8")
+    (folder / "also_good").mkdir()
+    text = FOLDER["good"].replace("good", "also_good")
+    (folder / "also_good" / "__init__.py").write_text(f"from longatlas import Method\n{text}\n", encoding="utf-8")
+
+
+def test_a_folder_is_the_list_of_its_methods_and_each_fails_alone(tmp_path):
+    folder = tmp_path / "my_methods"
+    folder.mkdir()
+    write_folder(folder)
+    install(tmp_path, "my_methods", None)
+    (row,) = [r for r in json.loads(longatlas("plugins", "--json", path=tmp_path).stdout) if r["name"] == "my_methods"]
+    assert (row["methods"], row["error"]) == (["also_good", "good"], "")
+    errors = {fault["card"]: fault["error"] for fault in row["broken"]}
+    assert errors == {
+        "absent": "ModuleNotFoundError: No module named 'no_such_module_at_all' (absent.py, line 2)",
+        "leaves": "SystemExit: 3 (leaves.py, line 2)",
+        "other": "module 'my_methods.other' holds the card of 'another'; rename one of the two",
+        "typo": "unknown slot in method 'typo': 'fnn'; did you mean 'ffn'?",
+    }
+    assert "4 broken cards: `longatlas plugins` says why" in longatlas("list", path=tmp_path).stdout
+    lines = longatlas("plugins", path=tmp_path).stdout
+    assert all(name in lines for name in errors)
+    said = longatlas("show", "typo", path=tmp_path, code=2).stderr
+    assert "method 'typo' of plugin 'my_methods' is broken: unknown slot in method 'typo': 'fnn'" in said
+
+
+def test_the_name_of_a_card_that_was_refused_stays_free():
+    broken = source("broken", card("m", "no/family"))
     assert set(build_catalog([broken, source("later", card("m"))]).methods) == {"m"}
 
 
@@ -127,7 +181,8 @@ def test_each_hook_is_called(monkeypatch):
 
 def install(folder, name, text):
     """A distribution with an entry point, as pip leaves it: a module and its dist-info."""
-    (folder / f"{name}.py").write_text(textwrap.dedent(text), encoding="utf-8")
+    if text is not None:
+        (folder / f"{name}.py").write_text(textwrap.dedent(text), encoding="utf-8")
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
@@ -155,25 +210,14 @@ MISHAPS = {
         """,
         "unknown hook 'register_metods'; did you mean 'register_methods'?",
     ),
-    "bad_name": (
-        """
-        from longatlas import Method, hookimpl
-        @hookimpl
-        def register_methods(register):
-            register(Method(name="yarn", title="Y", family="misc/objectives", summary="One.", fills={}))
-        """,
-        "the name of method 'yarn' is taken by plugin 'extrapolative_pes'",
-    ),
-    "bad_object": (
-        """
-        from longatlas import hookimpl
-        @hookimpl
-        def register_methods(register):
-            register("yarn")
-        """,
-        "registered 'yarn'",
-    ),
 }
+TAKEN = """
+    from longatlas import Method, hookimpl
+    @hookimpl
+    def register_methods(register):
+        for name in ("first", "yarn", "third"):
+            register(Method(name=name, title="Y", family="misc/objectives", summary="One.", fills={}))
+"""
 GREETING = """
     import click
     from longatlas import hookimpl
@@ -224,6 +268,7 @@ def broken_home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     for name, (text, _) in MISHAPS.items():
         install(folder, name, text)
+    install(folder, "taken", TAKEN)
     install(folder, "greeting", GREETING)
     install(folder, "bad_commands", BAD_COMMANDS)
     install(folder, "steals", STEALS)
@@ -235,6 +280,10 @@ def test_broken_distributions_are_rows_with_their_errors(broken_home):
     for name, (_, words) in MISHAPS.items():
         assert words in rows[name]["error"]
         assert (rows[name]["version"], rows[name]["methods"]) == ("1.0", [])
+    assert rows["taken"]["methods"] == ["first", "third"]
+    (fault,) = rows["taken"]["broken"]
+    assert fault["card"] == "yarn"
+    assert "the name of method 'yarn' is taken by plugin 'extrapolative_pes'" in fault["error"]
     assert rows["extrapolative_pes"]["error"] == ""
     assert "yarn" in rows["extrapolative_pes"]["methods"]
 
@@ -242,7 +291,7 @@ def test_broken_distributions_are_rows_with_their_errors(broken_home):
 def test_list_works_beside_broken_plugins_and_counts_them(broken_home):
     text = longatlas("list", path=broken_home).stdout
     assert "yarn" in text
-    assert "5 broken plugins: `longatlas plugins` says why" in text
+    assert "3 broken plugins, 1 broken card: `longatlas plugins` says why" in text
 
 
 def test_a_method_that_ends_the_process_costs_its_own_report(tmp_path):
@@ -292,6 +341,7 @@ def test_the_example_plugin_is_listed_as_ready(example_home):
         "methods": ["dilated_window"],
         "tasks": [],
         "error": "",
+        "broken": [],
     }
 
 

@@ -31,7 +31,7 @@ def page() -> None:
         _newest_runs()
     with right:
         _machine()
-        _broken_plugins()
+        ui.faults(catalog.load_catalog())
 
 
 def _ways_in() -> None:
@@ -103,15 +103,6 @@ def _machine() -> None:
         f"Store: {data.store().name}",
     )
     st.text("\n".join(lines))
-
-
-def _broken_plugins() -> None:
-    broken = [plugin for plugin in catalog.load_catalog().plugins if plugin.error]
-    for plugin in broken:
-        st.warning(
-            f"Plugin {safe.texts([plugin.name])} is broken and was left out: {safe.plain(plugin.error)}",
-            icon=":material/extension_off:",
-        )
 
 
 page()

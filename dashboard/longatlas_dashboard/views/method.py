@@ -64,12 +64,7 @@ def page() -> None:
 def _unknown(atlas: catalog.Catalog, error: LongAtlasError) -> None:
     ui.header("Method")
     st.error(safe.plain(str(error)), icon=":material/search_off:")
-    for plugin in atlas.plugins:
-        if plugin.error:
-            st.warning(
-                f"Plugin {safe.texts([plugin.name])} is broken, so its methods are missing: {safe.plain(plugin.error)}",
-                icon=":material/extension_off:",
-            )
+    ui.faults(atlas)
     _chooser(atlas)
 
 

@@ -1,14 +1,5 @@
-"""Built-in methods of the family misc."""
+"""Built-in methods of the family misc: a folder or a file for each."""
 
-from collections.abc import Callable
+from longatlas import method_folder
 
-from longatlas import Method, hookimpl
-from longatlas_plugins.misc import int8_weights
-
-METHODS: tuple[Method, ...] = (int8_weights.METHOD,)
-
-
-@hookimpl
-def register_methods(register: Callable[[Method], None]) -> None:
-    for method in METHODS:
-        register(method)
+register_methods = method_folder(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ def doctor(as_json: bool) -> None:
     out.print(table(("part", "found"), [(key, value) for key, value in found["machine"].items()]))
     rows = [(m["name"], m["status"], m["auto_impl"], m["auto_reason"], m["remedy"]) for m in found["methods"]]
     out.print(table(("method", "status", "auto", "because", "remedy"), rows))
-    for plugin in found["broken_plugins"]:
-        out.print(f"plugin '{plugin['name']}' is broken: {plugin['error']}", style="red")
+    for fault in load_catalog().faults:
+        out.print(str(fault), style="red")
 
 
 def _examine() -> dict[str, Any]:
@@ -48,8 +49,7 @@ def _examine() -> dict[str, Any]:
                 "auto_reason": "" if problems else reason,
             }
         )
-    broken = [{"name": p.name, "error": p.error} for p in catalog.plugins if p.error]
-    return {"machine": _machine(), "methods": methods, "broken_plugins": broken}
+    return {"machine": _machine(), "methods": methods, "broken": [asdict(fault) for fault in catalog.faults]}
 
 
 def _machine() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from longatlas.catalog import Catalog, auto_impl, load_catalog, method_status, o
 from longatlas.cli.output import console, print_json, status_text, table
 from longatlas.combination import call_with_options
 from longatlas.flops import Call
+from longatlas.plugins import Fault, Plugin
 from longatlas.taxonomy import Node
 from longatlas.words import arxiv_address, is_arxiv
 
@@ -42,9 +43,15 @@ def list_methods(family: str, status: str, as_json: bool) -> None:
     rows = [(m.name, m.title, m.family, method_status(m), ", ".join(m.fills), m.training) for m in methods]
     out.print(table(("name", "title", "family", "status", "slots", "training"), rows))
     out.print(f"{len(methods)} of {len(catalog.methods)} methods")
-    broken = sum(1 for plugin in catalog.plugins if plugin.error)
-    if broken:
-        out.print(f"{broken} broken plugin{'s' * (broken > 1)}: `longatlas plugins` says why", style="red")
+    if catalog.faults:
+        out.print(f"{_broken(catalog.faults)}: `longatlas plugins` says why", style="red")
+
+
+def _broken(faults: Sequence[Fault]) -> str:
+    """How many plugins and how many cards are broken, such as "2 broken plugins, 1 broken card"."""
+    cards = sum(1 for fault in faults if fault.card)
+    counts = {"plugin": len(faults) - cards, "card": cards}
+    return ", ".join(f"{count} broken {kind}{'s' * (count > 1)}" for kind, count in counts.items() if count)
 
 
 def _facts(method: Method) -> dict[str, Any]:
@@ -198,28 +205,26 @@ def _block(title: str, lines: tuple[str, ...] | list[str]) -> Group:
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 def plugins(as_json: bool) -> None:
     """List the plugins: what each brings, and what is wrong with those that are broken."""
-    found = [
-        {
-            "name": plugin.name,
-            "version": plugin.version,
-            "distribution": plugin.distribution,
-            "methods": [method.name for method in plugin.methods],
-            "tasks": [task.name for task in plugin.tasks],
-            "error": plugin.error,
-        }
-        for plugin in load_catalog().plugins
-    ]
+    loaded = load_catalog().plugins
     if as_json:
-        print_json(found)
+        print_json([_plugin(plugin) for plugin in loaded])
         return
-    rows = [
-        (
-            p["name"],
-            p["distribution"],
-            p["version"],
-            ", ".join([*p["methods"], *p["tasks"]]),
-            f"broken: {p['error']}" if p["error"] else "ok",
-        )
-        for p in found
-    ]
+    rows = []
+    for plugin in loaded:
+        brings = ", ".join([*(method.name for method in plugin.methods), *(task.name for task in plugin.tasks)])
+        status = f"broken: {plugin.error}" if plugin.error else "ok"
+        rows.append((plugin.name, plugin.distribution, plugin.version, brings, status))
+        rows += [(plugin.name, "", "", fault.card, f"broken: {fault.error}") for fault in plugin.broken]
     console().print(table(("name", "distribution", "version", "brings", "status"), rows))
+
+
+def _plugin(plugin: Plugin) -> dict[str, Any]:
+    return {
+        "name": plugin.name,
+        "version": plugin.version,
+        "distribution": plugin.distribution,
+        "methods": [method.name for method in plugin.methods],
+        "tasks": [task.name for task in plugin.tasks],
+        "error": plugin.error,
+        "broken": [{"card": fault.card, "error": fault.error} for fault in plugin.broken],
+    }

@@ -303,9 +303,9 @@ def explained(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if not re.search(r"unknown (method|task)", text):
         return text
-    broken = [plugin for plugin in load_catalog().plugins if plugin.error]
-    named = [plugin for plugin in broken if plugin.name in text] or broken
-    return "; ".join([text, *(f"plugin '{plugin.name}' is broken: {plugin.error}" for plugin in named[:3])])
+    faults = load_catalog().faults
+    named = [fault for fault in faults if fault.plugin in text] or faults
+    return "; ".join([text, *map(str, named[:3])])
 
 
 def _mend(store: Store) -> dict[int, dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from longatlas.slots import Rotate
-from longatlas_plugins.extrapolative_pes.complex_rotation import complex_rotation
+from longatlas_plugins.extrapolative_pes._complex_rotation import complex_rotation
 
 
 def ntk_rotation(head_size: int, *, factor: float) -> Rotate:

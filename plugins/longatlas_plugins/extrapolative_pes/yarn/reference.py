@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from longatlas.slots import Rotate
-from longatlas_plugins.extrapolative_pes.complex_rotation import complex_rotation
+from longatlas_plugins.extrapolative_pes._complex_rotation import complex_rotation
 
 
 def yarn_rotation(head_size: int, train_length: int, *, factor: float, alpha: float, beta: float) -> Rotate:
