@@ -182,12 +182,8 @@ def _check_independence(decoder: Decoder, case: Case) -> None:
 
 def state_growth(case: Case) -> None:
     """The state's measured bytes grow with T as the card claims: constant, log or linear."""
-    decoder = case.decoder(dtype=torch.float32)
     lengths = (512, 1024, 2048, 4096)
-    sizes = []
-    for length in lengths:
-        with torch.no_grad():
-            sizes.append(state_bytes(decoder(case.tokens(length, batch=1))[1]))
+    sizes = _state_sizes(case, lengths)
     found = growth_of(sizes)
     claimed = _claimed_growth(case.combination)
     pairs = ", ".join(f"{s} bytes at T = {t}" for t, s in zip(lengths, sizes, strict=True))
@@ -195,6 +191,18 @@ def state_growth(case: Case) -> None:
         "; a slice keeps all that it was cut from: .clone() it" if claimed == "constant" and found == "linear" else ""
     )
     require(found == claimed, f"the state grows {found} ({pairs}), but the card claims {claimed}{hint}")
+
+
+def _state_sizes(case: Case, lengths: Sequence[int]) -> list[int]:
+    """Bytes of the state after so many tokens, read on from length to length; a context method is given each whole."""
+    decoder, sizes, state, before = case.decoder(dtype=torch.float32), [], None, 0
+    tokens = case.tokens(lengths[-1], batch=1)
+    with torch.no_grad():
+        for length in lengths:
+            state = decoder(tokens[:, before:length], state)[1]
+            sizes.append(state_bytes(state))
+            state, before = (None, 0) if case.is_context else (state, length)
+    return sizes
 
 
 def _claimed_growth(combination: Combination) -> str:
