@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,8 @@ from longatlas import catalog
 from longatlas.cards import Option
 from longatlas.combination import Combination, Part, parse_spec
 from longatlas.errors import LongAtlasError
-from longatlas.harness.plan import KEYS, MEASURES, Plan, PlanError
-from longatlas.words import DEVICES, DTYPES, LEVELS, PHASES, POLICIES, PRESETS
+from longatlas.harness.plan import KEYS, Plan, PlanError
+from longatlas.harness.plan_key import Key
 from longatlas_dashboard import controls, marks, plan_url, safe
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -49,29 +49,36 @@ class Form:
 
 
 def draw(start: Mapping[str, Any]) -> Form:
-    """Draw the whole form; `start` holds the first values by key, from the URL."""
+    """Draw the whole form, a field for each key of a plan; `start` holds the first values by key, from the URL."""
     form = Form()
-    defaults = {key: field.default for key, field in KEYS.items()} | dict(start)
-    _methods(form, defaults)
-    left, right = st.columns(2, gap="large")
-    with left:
-        _many(form, "measure", "Measure", MEASURES, defaults)
-        _many(form, "phases", "Phases (time and memory)", PHASES, defaults)
-        _many(form, "levels", "Levels (time and memory)", LEVELS, defaults)
-        _lengths(form, defaults)
-    with right:
-        tasks = tuple(catalog.load_catalog().tasks)
-        _many(form, "tasks", "Tasks (quality)", tasks, defaults)
-        _one(form, "preset", "Size of the quality tasks", PRESETS, defaults)
-        _text(form, "corpus", "Corpus: a file or folder of text", defaults, "empty: Python's standard library")
+    defaults = {name: key.default for name, key in KEYS.items()} | dict(start)
+    _methods(form, defaults["methods"])
+    for column, section in zip(st.columns(2, gap="large"), ("shape", "quality"), strict=True):
+        with column:
+            for key in _keys(section):
+                _field(form, key, defaults[key.name])
     with st.expander("Case, machine and limits"):
-        _details(form, defaults)
+        columns = st.columns(4)
+        for place, key in enumerate(_keys("details")):
+            with columns[place % 4]:
+                _field(form, key, defaults[key.name])
     return form
 
 
-def _methods(form: Form, defaults: Mapping[str, Any]) -> None:
+def _keys(section: str) -> list[Key]:
+    return [key for key in KEYS.values() if key.section == section]
+
+
+def _field(form: Form, key: Key, start: Any) -> None:
+    """The control that a key's kind and choices ask for."""
+    control = _numbers if key.many and key.kind is int else _many if key.many else _one if key.choices else _single
+    with form.field(key.name) as name:
+        form.values[key.name] = control(key, start, name)
+
+
+def _methods(form: Form, asked: Sequence[str]) -> None:
     ready = [m.name for m in catalog.load_catalog().methods.values() if catalog.method_status(m) == "ready"]
-    start = [spec for spec in defaults["methods"] if spec]
+    start = [spec for spec in asked if spec]
     with form.field("methods") as key:
         chosen = st.multiselect(
             "Methods",
@@ -113,7 +120,7 @@ def _control(option: Option, value: Any, prefix: str, place: Any) -> Any:
     """The control that an option card asks for; its bounds are the card's."""
     key = f"{prefix}_{option.name}"
     label = f"{option.name}, {option.unit}" if option.unit else option.name
-    about = safe.plain(f"{option.help}; {option.rule()}")
+    about = safe.plain(f"{option.help}; {option.rule.words}")
     if isinstance(option.default, bool):
         return place.checkbox(safe.plain(label), value=value, help=about, key=key)
     if option.choices:
@@ -126,36 +133,44 @@ def _control(option: Option, value: Any, prefix: str, place: Any) -> Any:
     return place.number_input(safe.plain(label), low, high, value, help=about, key=key)
 
 
-def _many(form: Form, name: str, label: str, options: tuple[str, ...], defaults: Mapping[str, Any]) -> None:
-    with form.field(name) as key:
-        start = [value for value in defaults[name] if value in options]
-        chosen = st.pills(
-            label, options, selection_mode="multi", default=start, format_func=controls.ink, key=key, wrap=True
-        )
-    form.values[name] = tuple(chosen or ())
+def _many(key: Key, asked: Sequence[str], name: str) -> tuple[str, ...]:
+    start = [value for value in asked if value in key.offered]
+    chosen = st.pills(
+        key.label or key.name,
+        key.offered,
+        selection_mode="multi",
+        default=start,
+        format_func=controls.ink,
+        key=name,
+        wrap=True,
+    )
+    return tuple(chosen or ())
 
 
-def _one(form: Form, name: str, label: str, options: tuple[str, ...], defaults: Mapping[str, Any]) -> None:
-    with form.field(name) as key:
-        start = defaults[name] if defaults[name] in options else options[0]
-        form.values[name] = st.segmented_control(
-            label, options, default=start, required=True, format_func=controls.ink, key=key, wrap=True
-        )
+def _one(key: Key, asked: str, name: str) -> Any:
+    label = key.label or key.name
+    if key.section == "details":
+        shown = tuple(dict.fromkeys([*key.offered, asked]))
+        return st.selectbox(label, shown, index=shown.index(asked), key=name)
+    start = asked if asked in key.offered else key.offered[0]
+    return st.segmented_control(
+        label, key.offered, default=start, required=True, format_func=controls.ink, key=name, wrap=True
+    )
 
 
-def _lengths(form: Form, defaults: Mapping[str, Any]) -> None:
-    start = [str(length) for length in defaults["lengths"]]
-    with form.field("lengths") as key:
-        chosen = st.multiselect(
-            "T, tokens (time and memory)",
-            list(dict.fromkeys([*map(str, LENGTHS), *start])),
-            default=start,
-            key=key,
-            accept_new_options=True,
-            format_func=_length_text,
-        )
+def _numbers(key: Key, asked: Sequence[Any], name: str) -> tuple[Any, ...]:
+    """Whole numbers; what is no number is left to the plan's check."""
+    start = [str(number) for number in asked]
+    chosen = st.multiselect(
+        key.label or key.name,
+        list(dict.fromkeys([*map(str, LENGTHS), *start])),
+        default=start,
+        key=name,
+        accept_new_options=True,
+        format_func=_length_text,
+    )
     numbers = [(text, safe.whole_number(text)) for text in chosen]
-    form.values["lengths"] = tuple(text if number is None else number for text, number in numbers)
+    return tuple(text if number is None else number for text, number in numbers)
 
 
 def _length_text(text: str) -> str:
@@ -163,31 +178,9 @@ def _length_text(text: str) -> str:
     return safe.cut(text, 40) if number is None else marks.length_text(number)
 
 
-def _text(form: Form, name: str, label: str, defaults: Mapping[str, Any], hint: str) -> None:
-    with form.field(name) as key:
-        form.values[name] = (st.text_input(label, defaults[name], key=key, placeholder=hint) or "").strip()
-
-
-def _details(form: Form, defaults: Mapping[str, Any]) -> None:
-    columns = st.columns(4)
-    choices = {
-        "device": DEVICES,
-        "dtype": DTYPES,
-        "impl": ("auto", *sorted({impl for m in catalog.load_catalog().methods.values() for impl in m.impls})),
-        "policy": ("auto", *POLICIES),
-    }
-    for place, (name, options) in enumerate(choices.items()):
-        with columns[place], form.field(name) as key:
-            shown = tuple(dict.fromkeys([*options, defaults[name]]))
-            index = shown.index(defaults[name])
-            form.values[name] = st.selectbox(name, shown, index=index, key=key)
-    numbers = ("batch", "layers", "heads", "head_size", "threads", "seed", "budget", "timeout", "memory_gib")
-    labels = {
-        "threads": "threads (0: all cores)",
-        "budget": "budget, s for one timing",
-        "timeout": "timeout, s for one cell",
-        "memory_gib": "memory_gib, GiB (0: 80%)",
-    }
-    for place, name in enumerate(numbers):
-        with columns[place % 4], form.field(name) as key:
-            form.values[name] = st.number_input(labels.get(name, name), value=defaults[name], key=key)
+def _single(key: Key, asked: Any, name: str) -> Any:
+    """A text or a number."""
+    label = key.label or key.name
+    if key.kind is str:
+        return (st.text_input(label, asked, key=name, placeholder=key.placeholder) or "").strip()
+    return st.number_input(label, value=asked, key=name)

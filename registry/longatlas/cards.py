@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from longatlas.errors import LongAtlasError, unknown_name
+from longatlas.rules import KINDS, Rule, WrongValueError
 from longatlas.slots import SLOTS
 
 OptionValue = bool | int | float | str
@@ -36,49 +37,30 @@ class Option:
     def __post_init__(self) -> None:
         _check_name("option", self.name)
         _check_texts("option", self, ("help", "unit"))
+        if type(self.default) not in KINDS:
+            raise LongAtlasError(
+                f"option '{self.name}' has default={self.default!r}; it must be a bool, int, float or str"
+            )
         self.check(self.default)
+
+    @property
+    def rule(self) -> Rule:
+        """What is allowed."""
+        return Rule(type(self.default), self.min, self.max, self.choices)
 
     def parse(self, text: str) -> OptionValue:
         """Read a value from the command line's text. Raises LongAtlasError when it does not fit."""
-        kind = type(self.default)
-        try:
-            if kind is bool:
-                value: OptionValue = {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-            else:
-                value = kind(text)
-        except (KeyError, ValueError):
-            raise LongAtlasError(
-                f"option '{self.name}' is '{text}', which is no {kind.__name__}; {self.rule()}"
-            ) from None
-        return self.check(value)
+        return self.check(self._named(self.rule.read, text))
 
     def check(self, value: Any) -> OptionValue:
         """Return `value` when it has the option's type and lies in its bounds, else raise LongAtlasError."""
-        kind = type(self.default)
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise LongAtlasError(f"option '{self.name}' is {value!r}, of type {type(value).__name__}; {self.rule()}")
-        if not self._in_bounds(value):
-            raise LongAtlasError(f"option '{self.name}' is {value!r}, out of bounds; {self.rule()}")
-        checked: OptionValue = value
-        return checked
+        return self._named(self.rule.check, value)
 
-    def _in_bounds(self, value: Any) -> bool:
-        above = self.min is None or value >= self.min
-        below = self.max is None or value <= self.max
-        return above and below and (not self.choices or value in self.choices)
-
-    def rule(self) -> str:
-        """What is allowed, in words: the part of an error that says how to mend it."""
-        if self.choices:
-            return f"it must be one of {', '.join(self.choices)}"
-        words = f"it must be of type {type(self.default).__name__}"
-        if self.min is not None:
-            words += f", at least {self.min:g}"
-        if self.max is not None:
-            words += f", at most {self.max:g}"
-        return words
+    def _named(self, ask: Callable[[Any], OptionValue], value: Any) -> OptionValue:
+        try:
+            return ask(value)
+        except WrongValueError as error:
+            raise LongAtlasError(f"option '{self.name}' {error}") from None
 
 
 @dataclass(frozen=True)

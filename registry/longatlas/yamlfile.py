@@ -59,7 +59,7 @@ class Entry:
         return list(self._values)
 
     def get(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
-        """The scalar or list under `key`, of type `kind`; without a default the key is required."""
+        """The scalar or list under `key`, of type `kind` (`object` = any); without a default the key is required."""
         node = self._take(key, default is ...)
         if node is None:
             return default
@@ -68,7 +68,7 @@ class Entry:
         except (yaml.YAMLError, ValueError) as error:
             raise self.key_error(key, f"cannot be read: {str(error).splitlines()[0]}") from None
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        if type(value) not in kinds:
+        if kind is not object and type(value) not in kinds:
             words = " or ".join(k.__name__ for k in kinds)
             raise self.key_error(key, f"is {value!r}; expected {words}")
         if value == "":

@@ -21,7 +21,7 @@ from longatlas.store.schema import JOBS, SETTINGS
         ({"t": "9" * 30}, "lengths has"),
         ({"t": "512,abc"}, "abc"),
         ({"t": "0"}, "expected a whole number"),
-        ({"m": "sliding_window:window=0"}, "out of bounds"),
+        ({"m": "sliding_window:window=0"}, "expected a whole number of at least 1"),
     ],
 )
 def test_run_refuses_absurd_values_of_the_url_at_the_field(empty: Store, query: dict[str, str], said: str) -> None:

@@ -73,5 +73,5 @@ def test_evicted_keys_are_freed():
 
 
 def test_a_window_holds_the_token_itself():
-    with pytest.raises(LongAtlasError, match=r"option 'window' is 0, out of bounds; .* at least 1"):
+    with pytest.raises(LongAtlasError, match=r"option 'window' is 0; expected .* at least 1"):
         build(0)

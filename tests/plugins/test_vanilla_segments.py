@@ -61,5 +61,5 @@ def test_cut_anywhere():
 
 
 def test_a_segment_has_tokens():
-    with pytest.raises(LongAtlasError, match="option 'segment_len' is 0, out of bounds"):
+    with pytest.raises(LongAtlasError, match="option 'segment_len' is 0; expected a whole number"):
         build("vanilla_segments:segment_len=0")

@@ -179,7 +179,7 @@ def test_doctor_makes_nothing_and_always_ends_well(run, tmp_path, monkeypatch):
         (["verify"], "verify takes the names of methods, or --all"),
         (["verify", "yarn", "--all"], "verify takes the names of methods, or --all"),
         (["verify", "vanilla", "yran"], "unknown method 'yran'; did you mean 'yarn'?"),
-        (["verify", "yarn:factor=0"], "option 'factor' is 0.0, out of bounds"),
+        (["verify", "yarn:factor=0"], "option 'factor' is 0.0; expected a number of at least 1"),
         (["verify", "yarn+alibi"], "'yarn' and 'alibi' both fill the slot 'position'"),
         (["verify", "yarn", "--device", "tpu"], "--device is 'tpu'; it must be cpu or cuda"),
     ],

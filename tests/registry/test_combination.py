@@ -46,9 +46,9 @@ def test_clashing_slots_are_refused_with_both_names(spec, first, second, slot):
         ("yarn:facto=2", "unknown option of method 'yarn': 'facto'; did you mean 'factor'"),
         (
             "yarn:factor=0.5",
-            "method 'yarn': option 'factor' is 0.5, out of bounds; it must be of type float, at least 1",
+            "method 'yarn': option 'factor' is 0.5; expected a number of at least 1",
         ),
-        ("yarn:factor=big", "is 'big', which is no float"),
+        ("yarn:factor=big", "is 'big'; expected a number of at least 1"),
         ("yarn:factor", "'factor' in the spec 'yarn:factor' is no option; write name:option=value"),
         ("yarn+", "names no method at one place"),
         ("", "names no method at one place"),

@@ -203,7 +203,7 @@ def _options(method: Method) -> None:
             "default": str(option.default),
             "unit": option.unit,
             "meaning": option.help,
-            "rule": option.rule().removeprefix("it must be "),
+            "rule": option.rule.words,
         }
         for option in method.options
     ]

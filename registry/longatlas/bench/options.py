@@ -1,4 +1,4 @@
-"""From pytest's options to plans. Every wrong value is a UsageError with the plan's own words."""
+"""pytest's options, made of a plan's keys, and from them to plans. A wrong value is told in the plan's own words."""
 
 from __future__ import annotations
 
@@ -8,18 +8,34 @@ from typing import Any
 
 import pytest
 
-from longatlas.combination import parse_specs
 from longatlas.errors import LongAtlasError
-from longatlas.harness.demo import METHODS, third_party_methods
-from longatlas.harness.plan import Plan, load_plan, plan_from_values
+from longatlas.harness.plan import KEYS, Plan, load_plan, plan_from_values, read_key
+from longatlas.harness.plan_key import split
 
 LENGTHS = (512, 2048)
+# Keys that a case gives, and what the suite takes where an option is not given.
+OF_A_CASE = ("lengths", "batch", "heads", "head_size")
+OFFERED = {name: key for name, key in KEYS.items() if name not in OF_A_CASE}
+DEFAULTS: dict[str, Any] = {"measure": ("speed", "memory"), "budget": 0.5, "layers": 1}
 _CASE = re.compile(r"B(?P<batch>\d+)_T(?P<length>\d+)_H(?P<heads>\d+)_D(?P<head_size>\d+)")
-_LISTS = ("phases", "levels", "measure", "tasks")
-_TEXTS = ("preset", "device", "dtype")
-_NUMBERS = {"layers": int, "threads": int, "budget": float, "timeout": float}
+# Others than the keys of a plan.
+OWN = {
+    "cases": "Comma-separated shapes such as B1_T2048_H8_D64, or lengths such as 512,2048 at B1_H8_D64.",
+    "plan": "A plan's YAML file in place of the options above.",
+    "store": "Keep the rows in this store (a path or URL), and take what is finished from there.",
+    "baseline": "Compare with this store, file of rows or saved run, or `shipped`, in longatlas's own section.",
+    "fail": "Fail where worse than the baseline by more than: median:5%,peak_bytes:2%,accuracy:-1pt.",
+}
 
 Shape = tuple[int, int, int]  # batch, heads, head size
+
+
+def options() -> dict[str, str]:
+    """Every `--longatlas-` option and its help."""
+    own = {"methods": "Default: those of the demo, and every third-party method that is ready."}
+    own |= {name: f"Default: {KEYS[name].write(value)}." for name, value in DEFAULTS.items()}
+    keys = {key.flag: f"{key.help} {own.get(name, '')}".strip() for name, key in OFFERED.items()}
+    return {**keys, **OWN}
 
 
 def plans_of(config: pytest.Config) -> list[Plan]:
@@ -36,7 +52,7 @@ def plans_of(config: pytest.Config) -> list[Plan]:
 
 
 def _check_alone(config: pytest.Config) -> None:
-    for name in ("methods", "cases", *_LISTS, *_TEXTS, *_NUMBERS):
+    for name in ("cases", *(key.flag for key in OFFERED.values())):
         if option(config, name) is not None:
             raise LongAtlasError(f"--longatlas-plan takes the place of --longatlas-{name}; put it into the plan's file")
 
@@ -48,33 +64,19 @@ def option(config: pytest.Config, name: str) -> str | None:
 
 
 def _values(config: pytest.Config) -> dict[str, Any]:
-    named = option(config, "methods")
-    methods = [c.spec for c in parse_specs(named)] if named else [*METHODS, *third_party_methods()]
-    values: dict[str, Any] = {"methods": tuple(methods), "measure": ("speed", "memory"), "budget": 0.5, "layers": 1}
-    for name in _LISTS:
-        given = option(config, name)
-        if given is not None:
-            values[name] = tuple(_split(given))
-    values |= {name: text for name in _TEXTS if (text := option(config, name)) is not None}
-    for name, kind in _NUMBERS.items():
-        given = option(config, name)
-        if given is not None:
-            values[name] = _number(name, given, kind)
-    return values
+    from longatlas.harness.demo import METHODS, third_party_methods  # they need the catalog
 
-
-def _number(name: str, text: str, kind: type) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        words = "a whole number" if kind is int else "a number"
-        raise LongAtlasError(f"--longatlas-{name} is '{text}'; expected {words}") from None
+    texts = {name: option(config, key.flag) for name, key in OFFERED.items()}
+    given = {
+        name: read_key(f"--longatlas-{KEYS[name].flag}", name, text) for name, text in texts.items() if text is not None
+    }
+    return {"methods": (*METHODS, *third_party_methods()), **DEFAULTS, **given}
 
 
 def _shapes(text: str | None) -> dict[Shape, list[int]]:
     """Lengths by shape, in the order they were named."""
     found: dict[Shape, list[int]] = defaultdict(list)
-    for part in _split(text) if text is not None else map(str, LENGTHS):
+    for part in split(text) if text is not None else map(str, LENGTHS):
         named = _CASE.fullmatch(part)
         if named:
             shape = (int(named["batch"]), int(named["heads"]), int(named["head_size"]))
@@ -88,7 +90,3 @@ def _shapes(text: str | None) -> dict[Shape, list[int]]:
     if not found:
         raise LongAtlasError("--longatlas-cases names nothing; give lengths such as 512,2048")
     return found
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -9,38 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from longatlas.bench.options import option, options
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from longatlas.bench.session import BenchSession
 
-OPTIONS = {
-    "methods": "comma-separated specs; default: those of the demo, and every third-party method that is ready",
-    "cases": "comma-separated shapes such as B1_T2048_H8_D64, or lengths such as 512,2048 at B1_H8_D64",
-    "phases": "some of train,prefill,decode",
-    "levels": "some of operation,layer,decoder",
-    "measure": "some of speed,memory,quality; default: speed,memory",
-    "tasks": "quality tasks",
-    "preset": "size of the quality tasks: smoke, demo, quick or paper",
-    "layers": "layers of the measured decoder; default: 1",
-    "device": "cpu or cuda",
-    "dtype": "float32, bfloat16, float16 or float64",
-    "threads": "CPU threads; default: all cores",
-    "budget": "seconds of samples for one timing, at most; default: 0.5",
-    "timeout": "seconds for one cell, at most",
-    "plan": "a plan's YAML file in place of the options above",
-    "store": "keep the rows in this store (a path or URL), and take what is finished from there",
-    "baseline": "compare with this store, file of rows or saved run, or `shipped`, in longatlas's own section",
-    "fail": "fail where worse than the baseline by more than: median:5%%,peak_bytes:2%%,accuracy:-1pt",
-}
 _SESSION = pytest.StashKey["BenchSession"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--longatlas-...`; the longatlas.bench suite reads them."""
     group = parser.getgroup("longatlas", "longatlas.bench: comparisons of long-context methods")
-    for name, text in OPTIONS.items():
-        group.addoption(f"--longatlas-{name}", default=None, metavar=name.upper(), help=text)
+    for name, text in options().items():
+        group.addoption(f"--longatlas-{name}", default=None, metavar=name.upper(), help=text.replace("%", "%%"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,7 +31,7 @@ def pytest_collection(session: pytest.Session) -> None:
     """Check the options before anything is collected, so that a wrong one is a usage error (exit code 4)."""
     config = session.config
     named = any("longatlas.bench" in str(argument) for argument in config.args)
-    if named or any(config.getoption(f"--longatlas-{name}") is not None for name in OPTIONS):
+    if named or any(option(config, name) is not None for name in options()):
         session_of(config)
 
 

@@ -194,7 +194,7 @@ def paper_address(method: Method) -> str:
 
 def _option_row(option: Option) -> tuple[str, str, str, str, str]:
     default = str(option.default).lower() if isinstance(option.default, bool) else str(option.default)
-    return option.name, default, option.help, option.unit, option.rule().removeprefix("it must be ")
+    return option.name, default, option.help, option.unit, option.rule.words
 
 
 def _block(title: str, lines: tuple[str, ...] | list[str]) -> Group:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,34 +21,11 @@ if TYPE_CHECKING:
 
     from longatlas.harness.jobs import Job
     from longatlas.harness.plan import Plan
+    from longatlas.harness.plan_key import Key
 
 Command = Callable[..., Any]
 
-_LISTS = {
-    "methods": "Methods, with options and combined: vanilla,yarn:factor=4+sliding_window.",
-    "measure": "Some of speed, memory, quality.",
-    "phases": "Some of train, prefill, decode (speed and memory).",
-    "levels": "Some of operation (q, k, v), layer, decoder (speed and memory).",
-    "lengths": "Tokens T (speed and memory).",
-    "tasks": "Quality tasks: language_model, mqar, passkey, or a plugin's.",
-}
-_SCALARS: dict[str, tuple[type, str]] = {
-    "preset": (str, "Size of the quality tasks: smoke (seconds), demo or quick (minutes), paper (as published)."),
-    "impl": (str, "One impl that every method has, or auto."),
-    "policy": (str, "How time is taken: wall, gpu_cold or gpu_hot; auto = wall on a CPU, gpu_cold on a GPU."),
-    "device": (str, "cpu or cuda."),
-    "dtype": (str, "float32, bfloat16, float16 or float64."),
-    "batch": (int, "Sequences at once."),
-    "layers": (int, "Layers of the measured decoder."),
-    "heads": (int, "Its heads H."),
-    "head_size": (int, "Its head size D."),
-    "corpus": (str, "File or folder of text for language_model; default: the Python standard library's source."),
-    "budget": (float, "Seconds of samples for one timing, at most."),
-    "timeout": (float, "Seconds for one cell, at most."),
-    "threads": (int, "CPU threads; 0 = all cores."),
-    "memory_gib": (float, "Memory a worker may take, GiB; 0 = 80% of the machine's, or what is free."),
-    "seed": (int, "Of weights and data."),
-}
+_METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
 
 store_option = click.option(
     "--store", help="Store: a path or a URL (default: $LONGATLAS_STORE, else your data folder)."
@@ -58,22 +34,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print flat r
 
 
 def plan_options(command: Command) -> Command:
-    """An option for each key of a plan."""
-    for key, (kind, text) in reversed(_SCALARS.items()):
-        option = click.option(f"--{key.replace('_', '-')}", key, type=kind, help=text + _default(key))
-        command = option(command)
-    for key, text in reversed(_LISTS.items()):
-        command = click.option(f"--{key}", key, metavar="A,B,...", help=text + _default(key))(command)
+    """An option for each key of a plan; a value that does not fit is the plan's own error."""
+    for key in reversed(KEYS.values()):
+        metavar = "A,B,..." if key.many else _METAVARS[key.kind]
+        command = click.option(f"--{key.flag}", key.name, metavar=metavar, help=key.help + _default(key))(command)
     return command
 
 
-def _default(key: str) -> str:
+def _default(key: Key) -> str:
     """The end of an option's help: what it is when it is not given."""
-    value = KEYS[key].default
-    if value is MISSING or value == "":
-        return ""
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" if type(value) is float else value
-    return f"  [default: {text}]"
+    return f"  [default: {key.write(key.default)}]" if key.default not in ("", ()) else ""
 
 
 @click.command()
@@ -163,28 +133,16 @@ def kept_when_interrupted() -> Iterator[None]:
         sys.exit(130)
 
 
-def make_plan(path: str | None, given: dict[str, Any]) -> Any:
+def make_plan(path: str | None, given: Mapping[str, str | None]) -> Any:
     """A plan from a file and from options; options win."""
-    from longatlas.harness.plan import load_plan, plan_from_values
+    from longatlas.harness.plan import load_plan, plan_from_values, read_key
 
-    values = {key: _value(key, value) for key, value in given.items() if value is not None}
+    values = {name: read_key(f"--{KEYS[name].flag}", name, text) for name, text in given.items() if text is not None}
     if path is not None:
         return load_plan(path).with_values(values)
     if "methods" not in values:
         raise LongAtlasError("there is nothing to run; give a PLAN.yaml or --methods a,b (see `longatlas list`)")
     return plan_from_values(values)
-
-
-def _value(key: str, value: Any) -> Any:
-    if key not in _LISTS:
-        return value
-    parts = [part.strip() for part in value.split(",") if part.strip()]
-    if key != "lengths":
-        return tuple(parts)
-    try:
-        return tuple(int(part) for part in parts)
-    except ValueError:
-        raise LongAtlasError(f"--lengths is '{value}'; expected whole numbers such as 512,1024") from None
 
 
 def print_tables(frame: pd.DataFrame) -> None:
