@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from longatlas.cards import Cost, Method, Option, Task
+from longatlas.cards import Cost, Method, Option, Peer, Task
 from longatlas.errors import LongAtlasError, UnknownNameError, UnsupportedError
 from longatlas.hookspecs import hookimpl, method_folder
 from longatlas.lazy import lazy_exports
@@ -32,6 +32,7 @@ __all__ = [
     "Memory",
     "Method",
     "Option",
+    "Peer",
     "Plan",
     "Position",
     "Prompt",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
-from longatlas.errors import LongAtlasError, unknown_name
+from longatlas.errors import LongAtlasError, UnsupportedError, unknown_name
 from longatlas.rules import KINDS, Rule, WrongValueError
 from longatlas.slots import SLOTS
 
 OptionValue = bool | int | float | str
 Builder = Callable[..., Any]
+
+PEER = "peer:"  # a peer called "fla" is the impl "peer:fla"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _POWER_OF_T = re.compile(r"(?<![A-Za-z])T(?![A-Za-z])(?:\^([0-9.]+))?")
@@ -94,6 +97,39 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Another project's implementation of a method's operation, measured beside the method's own impls.
+
+    build    builder of the slot that computes (`mixer`, else `attention`), called like the method's own; what it builds
+             has the same weights and the same state. The other project's modules are imported inside it
+    install  the package that it needs, as pip names it; "" = it comes with torch
+    """
+
+    build: Builder
+    install: str = ""
+
+    def __post_init__(self) -> None:
+        if not callable(self.build):
+            raise LongAtlasError(f"a peer has build={self.build!r}, which cannot be called; give a builder")
+        if not isinstance(self.install, str):
+            raise LongAtlasError(f"a peer has install={self.install!r}; it must be the name of a package, or empty")
+
+    @property
+    def builder(self) -> Builder:
+        """`build`, which raises UnsupportedError with what to install where an import in it fails."""
+
+        @wraps(self.build)
+        def build(*arguments: Any, **options: Any) -> Any:
+            try:
+                return self.build(*arguments, **options)
+            except ImportError as error:
+                remedy = f"pip install {self.install}" if self.install else "install a newer torch"
+                raise UnsupportedError(f"this peer cannot be imported here ({error}); {remedy}") from None
+
+        return build
+
+
+@dataclass(frozen=True)
 class Method:
     """A method of the taxonomy: its facts, and `fills`, the builder for each slot it changes.
 
@@ -106,6 +142,8 @@ class Method:
     options    settings of the method, given to those of its builders that name them as parameters
     cost       claimed growth of time and state
     impls      ways to compute it; builders that take `impl` are told which one to use
+    peers      name -> Peer: implementations of other projects. The impl "peer:name" runs one where it is asked for, and
+               it is compared with the reference before it is timed; `auto` never means one
     training   "train": must be trained with the model; "retrofit": can be put into a model trained without it
     requires   importable modules it needs beyond torch ("triton")
     devices    device types it runs on
@@ -135,6 +173,7 @@ class Method:
     options: tuple[Option, ...] = ()
     cost: Cost = field(default_factory=lambda: Cost(time="T^2", state="T"))
     impls: tuple[str, ...] = ("torch",)
+    peers: Mapping[str, Peer] = field(default_factory=dict)
     training: str = "train"
     requires: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
@@ -171,6 +210,29 @@ class Method:
             raise LongAtlasError(f"method '{self.name}' has the option '{twice[0]}' twice; names are unique")
 
         self._check_formulas()
+        self._check_peers()
+
+    @property
+    def computing_slot(self) -> str:
+        """The slot whose builder a peer stands for: `mixer`, else `attention`."""
+        return "mixer" if "mixer" in self.fills else "attention"
+
+    def builder(self, slot: str, impl: str) -> Builder | None:
+        """The builder of a slot with an impl, which may be a peer's; None where the method does not fill the slot."""
+        peer = self.peers.get(impl.removeprefix(PEER)) if impl.startswith(PEER) else None
+        return peer.builder if peer and slot == self.computing_slot else self.fills.get(slot)
+
+    def _check_peers(self) -> None:
+        if not isinstance(self.peers, Mapping) or not all(isinstance(peer, Peer) for peer in self.peers.values()):
+            raise LongAtlasError(
+                f"method '{self.name}' has peers={self.peers!r}; it must map names to longatlas.Peer(build, install)"
+            )
+        for name in self.peers:
+            _check_name("peer", name)
+        if self.peers and self.computing_slot not in self.fills:
+            raise LongAtlasError(
+                f"method '{self.name}' has peers, and fills neither mixer nor attention; a peer stands for one of these"
+            )
 
     def _check_formulas(self) -> None:
         for key in ("flops", "state_size"):

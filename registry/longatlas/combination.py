@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from longatlas.cards import Builder, Method, OptionValue
+from longatlas.cards import PEER, Builder, Method, OptionValue
 from longatlas.catalog import impl_obstacle, load_catalog
 from longatlas.errors import LongAtlasError
 from longatlas.flops import Call, causal_softmax, growing_cache
@@ -99,6 +99,16 @@ class Combination:
             return self.parts[0].method.impls
         return tuple(impl for impl in choices[0] if all(impl in other for other in choices))
 
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """The impls "peer:name" that can be asked for."""
+        return tuple(f"{PEER}{name}" for part in self.parts for name in part.method.peers)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Every value of `impl` that can be asked for."""
+        return tuple(dict.fromkeys(("auto", *self.impls, "reference", *self.peers)))
+
     def resolve_impl(self, impl: str, device: str, dtype: str = "", head_size: int | None = None) -> str:
         """The impl that `auto` stands for on a device, in a dtype and with a head size: the first that can run so."""
         if impl != "auto":
@@ -116,10 +126,10 @@ class Combination:
         """
         return replace(self, parts=tuple(Part(p.method, _with_lengths(p, most)) for p in self.parts))
 
-    def builder(self, slot: str) -> tuple[Builder, dict[str, Any]] | None:
-        """The builder of a slot with its keyword arguments, or None where no part fills it."""
+    def builder(self, slot: str, impl: str = "auto") -> tuple[Builder, dict[str, Any]] | None:
+        """The builder of a slot with its keyword arguments, or None where no part fills it; `impl` may be a peer's."""
         for part in self.parts:
-            builder = part.method.fills.get(slot)
+            builder = part.method.builder(slot, impl)
             if builder is not None:
                 return builder, dict(part.options)
         return None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from longatlas import Cost, LongAtlasError, Method, Option, Task, UnknownNameError
+from longatlas import Cost, LongAtlasError, Method, Option, Peer, Task, UnknownNameError
 
 
 def card(**changes):
@@ -28,6 +28,10 @@ WINDOW = Option("window", 8, "keys", unit="tokens", min=1, max=64)
         ({"requires": "triton"}, "has requires='triton'; it must be a tuple of str"),
         ({"flops": 3}, "has flops=3, which cannot be called; give a function (call, **options)"),
         ({"state_size": "T"}, "has state_size='T', which cannot be called"),
+        ({"peers": ("fla",)}, "has peers=('fla',); it must map names to longatlas.Peer(build, install)"),
+        ({"peers": {"fla": print}}, "it must map names to longatlas.Peer(build, install)"),
+        ({"peers": {"FLA": Peer(print)}, "fills": {"mixer": print}}, "peer name 'FLA' is not snake_case"),
+        ({"peers": {"fla": Peer(print)}, "fills": {"ffn": print}}, "has peers, and fills neither mixer nor attention"),
         ({"cost": "T"}, "has cost='T'; it must be a longatlas.Cost"),
         ({"name": 5}, "method name 5 is not snake_case"),
         ({"title": 5}, "method 'some_name' has title=5; it must be text"),
@@ -43,6 +47,13 @@ def test_a_broken_card_is_refused(changes, words):
     with pytest.raises(LongAtlasError) as error:
         card(**changes)
     assert words in str(error.value)
+
+
+def test_a_peer_needs_a_builder_and_the_name_of_a_package():
+    with pytest.raises(LongAtlasError, match="a peer has build='fla', which cannot be called; give a builder"):
+        Peer("fla")
+    with pytest.raises(LongAtlasError, match="a peer has install=None; it must be the name of a package, or empty"):
+        Peer(print, install=None)
 
 
 def test_a_task_needs_a_snake_case_name():

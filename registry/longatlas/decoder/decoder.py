@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from longatlas.cards import Method
+from longatlas.cards import PEER, Method
 from longatlas.combination import Combination, as_combination, call_with_options
 from longatlas.decoder import defaults
 from longatlas.decoder.config import DecoderConfig
@@ -116,8 +116,9 @@ class _Builders:
         self.config, self.combination, self.impl = config, combination, impl
 
     def __call__(self, slot: str, layer: int = 0) -> Any:
-        builder, options = self.combination.builder(slot) or (getattr(defaults, slot), {})
-        return call_with_options(builder, replace(self.config, layer=layer), {**options, "impl": self.impl})
+        builder, options = self.combination.builder(slot, self.impl) or (getattr(defaults, slot), {})
+        impl = "auto" if self.impl.startswith(PEER) else self.impl  # a peer is a builder of its own
+        return call_with_options(builder, replace(self.config, layer=layer), {**options, "impl": impl})
 
     def position(self, layer: int) -> Position:
         return as_position(self("position", layer))
@@ -144,7 +145,7 @@ class Decoder(nn.Module):
 
     config  its shape
     method  a spec such as "yarn+sliding_window:window=256", a Method or a Combination
-    impl    which implementation the builders use: "auto" or one of the method's `impls`
+    impl    which implementation the builders use: "auto", one of the method's `impls`, or "peer:name" of its `peers`
 
     `decoder(tokens [B, T], state=None) -> (logits [B, T, V], state)`. Prefill is one long call, decode is calls
     of one token, a stream is calls of segments; training passes no state. A method that fills `context` answers
@@ -160,10 +161,9 @@ class Decoder(nn.Module):
         self.config = config
         self.combination = as_combination(method)
         self.impl = impl
-        if impl not in ("auto", "reference", *self.combination.impls):
-            raise LongAtlasError(
-                f"method '{self.combination.spec}' has no impl '{impl}'; it has: {', '.join(self.combination.impls)}"
-            )
+        _, *named = self.combination.offered
+        if impl not in ("auto", *named):
+            raise LongAtlasError(f"method '{self.combination.spec}' has no impl '{impl}'; it has: {', '.join(named)}")
         build = _Builders(config, self.combination, impl)
         core: nn.Module = Stack(config, self.combination, impl)
         self.core = build("model")(core) if self.combination.fills("model") else core

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from longatlas import Attention, Cost, Method
+from longatlas import Attention, Cost, Method, Peer
 from longatlas.flops import causal_softmax, growing_cache
 
 
@@ -24,6 +24,13 @@ def tiled_attention(config: Any, *, impl: str) -> Attention:
     return Attention(forward=forward)
 
 
+def flex_causal(config: Any) -> Attention:
+    """The same by FlexAttention."""
+    from longatlas.ops import causal, flex_attention
+
+    return flex_attention(causal)
+
+
 METHOD = Method(
     name="flash_attention",
     title="FlashAttention",
@@ -36,6 +43,7 @@ METHOD = Method(
     flops=causal_softmax,
     state_size=growing_cache,
     impls=("torch", "reference"),
+    peers={"flex": Peer(flex_causal)},
     training="retrofit",
     deviations="PyTorch's scaled_dot_product_attention does the tiling; on a CPU that is its flash kernel for CPUs.",
     source="Checked against dense softmax attention in fp64 (longatlas.ops.dense_attention).",

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from longatlas import Cost, Method, Option
+from longatlas import Cost, Method, Option, Peer
 from longatlas.flops import Call
 from longatlas.lazy import lazy_exports
 
@@ -43,6 +43,13 @@ def lightning_mixer(config: Any, *, decay: str, impl: str = "auto") -> Any:
     return LightningMixer(config, decay=decay, impl=impl)
 
 
+def fla_mixer(config: Any, *, decay: str) -> Any:
+    """The same by flash-linear-attention: a LightningMixer whose operation is its simple_gla."""
+    from longatlas_plugins.efficient_attention.lightning_attention2.fla import FlaMixer
+
+    return FlaMixer(config, decay=decay, impl="auto")
+
+
 def _flops(call: Call) -> float:
     """S is updated and read once per token: k^T v and q S."""
     return call.tokens * call.heads * 4 * call.head_size**2
@@ -69,6 +76,7 @@ METHOD = Method(
     flops=_flops,
     state_size=lambda call: call.heads * call.head_size**2,
     impls=("triton", "torch", "reference"),
+    peers={"fla": Peer(fla_mixer, install="flash-linear-attention")},
     deviations="The block around it is TransNormerLLM's (arXiv:2307.14995): SiLU on queries and keys, "
     "RMSNorm over the output of all heads together, a sigmoid gate, an output projection; the "
     "norm has weights. No LRPE: the decay alone tells places apart. The rates are not trained. "

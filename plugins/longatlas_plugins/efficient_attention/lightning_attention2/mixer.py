@@ -51,9 +51,13 @@ class LightningMixer(nn.Module):
         """q [B, T, H, D]; k, v [B, T, Hkv, D] -> o [B, T, H, D]; fewer heads of k and v are repeated."""
         if k.shape[2] != self.heads:
             k, v = (x.repeat_interleave(self.heads // x.shape[2], 2) for x in (k, v))
-        before = state.kv if state else None
-        o, kv = lightning_attention(q, k, v, self.decay, initial_state=before, output_final_state=True, impl=self.impl)
-        return o, LightningState(cast(Tensor, kv))
+        o, kv = self._operate(q, k, v, state.kv if state else None)
+        return o, LightningState(kv)
+
+    def _operate(self, q: Tensor, k: Tensor, v: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """q, k, v [B, T, H, D]; S [B, H, D, D] or None -> o [B, T, H, D] and S after the last token."""
+        o, kv = lightning_attention(q, k, v, self.decay, initial_state=state, output_final_state=True, impl=self.impl)
+        return o, cast(Tensor, kv)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LightningMixer:
         # In bf16 a rate has three digits: after a thousand tokens the state would differ by percents.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from longatlas import Attention, Cost, Memory, Method, Option
+from longatlas import Attention, Cost, Memory, Method, Option, Peer
 from longatlas.flops import windowed_pairs
 
 
@@ -13,10 +13,21 @@ def window_mask(config: Any, *, window: int, impl: str) -> Attention:
 
         return Attention(forward=lambda q, k, v, where: windowed_attention(q, k, v, where, window))
 
+    return Attention(mask_mod=_in_window(window))
+
+
+def flex_window(config: Any, *, window: int) -> Attention:
+    """The same by FlexAttention."""
+    from longatlas.ops import flex_attention
+
+    return flex_attention(_in_window(window))
+
+
+def _in_window(window: int) -> Any:
     def in_window(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
         return q_idx - kv_idx < window
 
-    return Attention(mask_mod=in_window)
+    return in_window
 
 
 def window_cache(config: Any, *, window: int) -> Memory:
@@ -43,6 +54,7 @@ METHOD = Method(
     flops=lambda call, *, window: call.softmax(windowed_pairs(call, window)),
     state_size=lambda call, *, window: call.keys_values(min(call.end, window - 1)),
     impls=("torch", "reference"),
+    peers={"flex": Peer(flex_window)},
     deviations="Causal windows only; without Longformer's dilation and global tokens.",
     source="Checked against a loop over queries in fp64 and dense attention with a band mask.",
     equations=(r"o_i = \sum_{i-W < j \le i} \mathrm{softmax}_j(q_i \cdot k_j / \sqrt{D})\, v_j",),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from longatlas import Cost, LongAtlasError, Method, Option
+from longatlas import Cost, LongAtlasError, Method, Option, Peer
 from longatlas.flops import Call, segment_pairs, windowed_pairs
 from longatlas.lazy import lazy_exports
 
@@ -18,33 +18,28 @@ __getattr__ = lazy_exports(
 )
 
 
-def build_mixer(
-    config: Any,
-    *,
-    segment_len: int,
-    mem_len: int,
-    clamp_len: int,
-    same_length: bool,
-    cache: str,
-    impl: str = "auto",
-) -> Any:
-    """The attention layer; options as on the card. Raises LongAtlasError where they contradict each other."""
+def build_mixer(config: Any, **options: Any) -> Any:
+    """The attention layer; options as on the card, and `impl`. Raises LongAtlasError where they contradict."""
+    from longatlas_plugins.long_term_memory.transformer_xl.mixer import TransformerXL
+
+    return TransformerXL(config, **_checked(**options))
+
+
+def flex_mixer(config: Any, **options: Any) -> Any:
+    """The same by FlexAttention, the scores by distance added as a bias that lies in memory."""
+    from longatlas_plugins.long_term_memory.transformer_xl.flex import FlexMixer
+
+    return FlexMixer(config, **_checked(**options))
+
+
+def _checked(*, mem_len: int, clamp_len: int, same_length: bool, **others: Any) -> dict[str, Any]:
+    """What the mixer takes, from the card's options."""
     if same_length and mem_len == 0:
         raise LongAtlasError(
             "option 'same_length' is true with mem_len 0, so that a query would see no key, not even itself; "
             "give mem_len at least 1 or leave same_length out"
         )
-    from longatlas_plugins.long_term_memory.transformer_xl.mixer import TransformerXL
-
-    return TransformerXL(
-        config,
-        segment_len=segment_len,
-        mem_len=mem_len,
-        clamp_len=clamp_len or None,
-        window=mem_len if same_length else None,
-        cache=cache,
-        impl=impl,
-    )
+    return {**others, "mem_len": mem_len, "clamp_len": clamp_len or None, "window": mem_len if same_length else None}
 
 
 def _flops(call: Call, *, segment_len: int, mem_len: int, same_length: bool) -> float:
@@ -83,6 +78,7 @@ METHOD = Method(
     flops=_flops,
     state_size=_state_size,
     impls=("triton", "torch", "reference"),
+    peers={"flex": Peer(flex_mixer)},
     deviations=(
         "Norms come first, so the stored hidden states are the normed inputs of the layer, and no gradient "
         "reaches the norm through them. "

@@ -192,6 +192,10 @@ class TransformerXL(nn.Module):
         k, v = self._split(keys_values)
         if self.kv_heads != self.n_heads:
             k, v = (x.repeat_interleave(self.n_heads // self.kv_heads, 2) for x in (k, v))
+        return self._operate(q, k, v, rel_k)
+
+    def _operate(self, q: Tensor, k: Tensor, v: Tensor, rel_k: Tensor) -> Tensor:
+        """q [B, L, H, D]; k, v [B, K, H, D], the memory first; rel_k [R, H, D] -> o [B, L, H, D]"""
         if self._has_kernels(q):
             q, k, v = (x.contiguous() for x in (q, k, v))
         return relative_attention(

@@ -2,17 +2,38 @@
 
 from typing import Any
 
-from longatlas import Attention, Cost, Memory, Method, Option
+from longatlas import Attention, Cost, Memory, Method, Option, Peer
 from longatlas.flops import segment_pairs
 
 
 def segment_mask(config: Any, *, segment_len: int) -> Attention:
     """A query sees the keys of its own segment."""
+    return Attention(mask_mod=_same_segment(segment_len))
 
+
+def flex_segments(config: Any, *, segment_len: int) -> Attention:
+    """The same by FlexAttention."""
+    from longatlas.ops import flex_attention
+
+    return flex_attention(_same_segment(segment_len))
+
+
+def sdpa_segments(config: Any, *, segment_len: int) -> Attention:
+    """The same by one call of PyTorch's scaled_dot_product_attention, segments being rows of its batch."""
+
+    def forward(q: Any, k: Any, v: Any, where: Any) -> Any:
+        from longatlas_plugins.preliminaries.vanilla_segments.sdpa import attend_in_segments
+
+        return attend_in_segments(q, k, v, segment_len)
+
+    return Attention(forward=forward)
+
+
+def _same_segment(segment_len: int) -> Any:
     def same_segment(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
         return q_idx // segment_len == kv_idx // segment_len
 
-    return Attention(mask_mod=same_segment)
+    return same_segment
 
 
 def segment_cache(config: Any, *, segment_len: int) -> Memory:
@@ -40,6 +61,7 @@ METHOD = Method(
     flops=lambda call, *, segment_len: call.softmax(segment_pairs(call, segment_len)),
     state_size=lambda call, *, segment_len: call.keys_values(call.end % segment_len),
     impls=("torch", "reference"),
+    peers={"flex": Peer(flex_segments), "sdpa": Peer(sdpa_segments)},
     source="Checked against dense attention with a block-diagonal mask in fp64.",
     equations=(
         r"o_i = \sum_{j \le i,\ \lfloor j/N \rfloor = \lfloor i/N \rfloor} "
