@@ -50,6 +50,7 @@ def test_keys_are_the_same_in_another_process() -> None:
         {"layers": 1},
         {"heads": 2},
         {"head_size": 16},
+        {"kv_heads": 2},
         {"threads": 7},
         {"seed": 5},
         {"memory_gib": 3.0},
@@ -59,6 +60,23 @@ def test_keys_are_the_same_in_another_process() -> None:
 def test_what_changes_a_number_changes_every_key(change: dict[str, Any]) -> None:
     plan = PLAN.with_values({"measure": ("speed", "memory")})
     assert not keys(plan) & keys(plan.with_values(change))
+
+
+def test_several_impls_make_a_cell_each() -> None:
+    plan = Plan(methods=("vanilla", "flash_attention"), lengths=(8,), measure=("speed",), phases=("prefill",))
+    found = expand(plan.with_values({"impl": "auto,torch,reference,peer:flex"}))
+    told = [(cell.method, cell.impl) for cell in found]
+    assert told == [
+        *(("vanilla", impl) for impl in ("torch", "reference")),
+        *(("flash_attention", impl) for impl in ("torch", "reference", "peer:flex")),
+    ]
+    assert keys(plan) == {cell.key for cell in found if cell.impl == "torch"}
+    assert len({cell.series for cell in found}) == len({cell.label for cell in found}) == 5
+
+
+def test_as_many_heads_of_keys_as_of_queries_go_without_saying() -> None:
+    assert keys(PLAN) == keys(PLAN.with_values({"kv_heads": PLAN.heads}))
+    assert {cell.case.get("kv_heads") for cell in expand(PLAN.with_values({"kv_heads": 2}))} == {2, None}
 
 
 def test_what_does_not_matter_changes_none() -> None:

@@ -7,7 +7,18 @@ import math
 import pytest
 import torch
 
-from longatlas import Attention, Cost, Decoder, DecoderConfig, LongAtlasError, Method, Option, Peer, UnsupportedError
+from longatlas import (
+    Attention,
+    Cost,
+    Decoder,
+    DecoderConfig,
+    LongAtlasError,
+    Method,
+    Option,
+    Peer,
+    UnsupportedError,
+    run,
+)
 from longatlas.combination import as_combination, parse_spec
 from longatlas.measure import gate
 from longatlas.ops import causal, dense_attention
@@ -126,3 +137,34 @@ def test_the_gate_tells_a_peer_of_a_method_that_is_not_installed_here():
             gate.verdict("lightning_attention2", "peer:fla", "cpu", "float32")
     else:
         pytest.skip("flash-linear-attention is installed")
+
+
+def test_a_peer_is_measured_beside_the_methods_own_impls(tmp_path):
+    """In turns with them, in a worker of its own; one that is not installed, or has no gradient here, costs its row."""
+    plan = {
+        "methods": ["vanilla_segments:segment_len=8", "lightning_attention2"],
+        "impl": "torch,peer:sdpa,peer:flex,peer:fla",
+        "measure": ["speed"],
+        "phases": ["prefill", "decode"],
+        "levels": ["operation"],
+        "lengths": [24],
+        "heads": 4,
+        "kv_heads": 2,
+        "head_size": 16,
+        "budget": 0.02,
+        "threads": 1,
+    }
+    rows = run(plan, store=str(tmp_path / "store.sqlite"), progress=False)
+    found = {
+        (row.method.partition(":")[0], row.impl, row.phase): row for row in rows.drop_duplicates("cell").itertuples()
+    }
+    assert len(found) == 2 * 5
+    for phase in ("prefill", "decode"):
+        own, peer = (found["vanilla_segments", impl, phase] for impl in ("torch", "peer:sdpa"))
+        assert own.status == peer.status == "ok"
+        assert own.value != peer.value
+        assert own.case == {"batch": 1, "heads": 4, "head_size": 16, "kv_heads": 2}
+        flex = found["vanilla_segments", "peer:flex", phase]
+        assert (flex.status, "no gradient on a CPU" in flex.reason) == ("unsupported", True)
+        fla = found["lightning_attention2", "peer:fla", phase]
+        assert (fla.status, "pip install flash-linear-attention" in fla.reason) == ("unsupported", True)

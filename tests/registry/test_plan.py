@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from longatlas import LongAtlasError
-from longatlas.catalog import load_catalog
+from longatlas.catalog import has_cuda, load_catalog
 from longatlas.cli.measure import make_plan
 from longatlas.cli.measure import run as run_command
 from longatlas.harness.plan import KEYS, Plan, PlanError, load_plan, plan_from_values, plan_from_yaml
@@ -27,6 +27,7 @@ FULL = Plan(
     layers=1,
     heads=2,
     head_size=16,
+    kv_heads=1,
     corpus="/some where/text.txt",
     budget=0.5,
     timeout=30,
@@ -62,6 +63,29 @@ def test_hash_is_of_the_meaning() -> None:
     default = load_catalog().method("sliding_window").options[0].default
     assert Plan(methods=(f"sliding_window:window={default}",)).hash == Plan(methods=("sliding_window",)).hash
     assert Plan(methods=("vanilla",), seed=1).hash != SMALL.hash
+
+
+def test_hashes_of_version_0_1_0_stay() -> None:
+    assert SMALL.hash == "181ce556da87"
+    plan = Plan(methods=("lightning_attention2",), impl="triton", lengths=(64,), heads=8, head_size=16)
+    assert plan.hash == "808e50d4c667"
+    assert plan.with_values({"kv_heads": 2}).hash != plan.hash
+
+
+def test_several_impls_are_spelt_as_a_list_or_with_commas() -> None:
+    plan = plan_from_yaml("methods: [lightning_attention2]\nimpl: [triton, peer:fla]")
+    assert plan.impl == "triton,peer:fla"
+    assert plan == from_command(["longatlas", "run", "--methods", "lightning_attention2", "--impl", "triton, peer:fla"])
+    assert plan_from_yaml(plan.to_yaml()) == plan == from_command(plan.to_command())
+
+
+def test_a_method_is_measured_in_those_impls_that_it_has() -> None:
+    plan = Plan(methods=("lightning_attention2", "flash_attention"), impl="auto,torch,peer:fla,peer:flex")
+    lightning, flash = plan.combinations
+    assert plan.impls_of(lightning) == ("torch", "peer:fla")
+    assert plan.impls_of(flash) == ("torch", "peer:flex")
+    on_a_gpu = plan.with_values({"device": "cuda"})
+    assert set(on_a_gpu.impls_of(lightning)) == {"triton", "torch", "peer:fla"} or not has_cuda()
 
 
 def test_flags_override_the_file(tmp_path: Path) -> None:
@@ -110,6 +134,12 @@ YAML_MISTAKES = {
     "methods: [vanilla]\ntimeout: 0.5": "line 2: timeout is 0.5; expected a number of at least 1",
     "methods: [vanilla]\nhead_size: 3": "plan.yaml, line 2: head_size is 3; it must be even",
     "methods: [vanilla, alibi]\nimpl: triton": "line 2: impl is 'triton', which 'vanilla' does not have; it has: auto",
+    "methods: [vanilla]\nimpl: [torch, peer:fla]": "line 2: impl has 'peer:fla', which no method of the plan has; they",
+    "methods: [vanilla, lightning_attention2]\nimpl: triton, peer:fla": "impl is 'triton,peer:fla', which 'vanilla'",
+    "methods: [vanilla]\nimpl: []": "line 2: impl is empty; name one, such as auto",
+    "methods: [vanilla]\nimpl: [1]": "line 2: impl is [1]; expected text",
+    "methods: [vanilla]\nkv_heads: 3": "line 2: kv_heads is 3; it must be a divisor of heads, 4",
+    "methods: [vanilla]\nkv_heads: -1": "line 2: kv_heads is -1; expected a whole number of at least 0",
     "methods: [vanilla]\nmethods: [alibi]": "plan.yaml, line 2: the file has the key 'methods' twice",
     "- vanilla": "must be a mapping",
     "": "the file is empty",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -64,7 +65,8 @@ def by_formula(values: pd.DataFrame, setting: Any) -> pd.DataFrame:
     for spec, T in dict.fromkeys(zip(values["method"], values["T"], strict=True)):
         if not plots.known(spec):
             continue
-        calls = [Call(int(T), 0, case["heads"], case["head_size"], layer=i, n_layers=layers) for i in range(layers)]
+        call = Call(int(T), 0, case["heads"], case["head_size"], n_layers=layers, n_kv_heads=case.get("kv_heads"))
+        calls = [replace(call, layer=i) for i in range(layers)]
         numbers = [state_numbers(parse_spec(spec), call) for call in calls]
         if None not in numbers:
             lines.append((spec, int(T), float(size * sum(number or 0 for number in numbers))))

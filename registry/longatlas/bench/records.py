@@ -40,7 +40,7 @@ def _unusual(cell: Cell) -> list[str]:
         told = [cell.level] * (cell.level != "decoder") + ["memory"] * (cell.measure == "memory")
     facts = {"dtype": cell.dtype, "device": cell.device, **({} if cell.measure == "quality" else cell.case)}
     told += [f"{name}={value}" for name, value in sorted(facts.items()) if USUAL.get(name) != value]
-    return told + [cell.policy] * (cell.policy not in USUAL_POLICIES)
+    return told + [cell.policy] * (cell.policy not in USUAL_POLICIES) + [cell.unusual_impl] * bool(cell.unusual_impl)
 
 
 def seconds_of(cell: Cell, rows: pd.DataFrame) -> list[float]:

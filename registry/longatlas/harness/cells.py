@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from longatlas.combination import Combination
+from longatlas.combination import Combination, parse_spec
 from longatlas.harness.plan import Plan
 from longatlas.harness.sources import source_digest
 from longatlas.tasks.corpus import corpus_digest
@@ -64,7 +64,14 @@ class Cell:
     @property
     def label(self) -> str:
         of = f" {self.level}" if self.level not in ("", "decoder") else ""
-        return f"{self.method} {self.phase}{of}" + (f" T={self.T}" if self.T else "")
+        told = f"{self.method} {self.phase}{of}" + (f" T={self.T}" if self.T else "")
+        return f"{told} {self.unusual_impl}".rstrip()
+
+    @property
+    def unusual_impl(self) -> str:
+        """The impl where it is another than `auto` stands for, else nothing."""
+        auto = parse_spec(self.method).resolve_impl("auto", self.device, self.dtype, self.case.get("head_size"))
+        return "" if self.impl == auto else self.impl
 
     @property
     def group(self) -> tuple[Any, ...]:
@@ -72,9 +79,9 @@ class Cell:
         return self.measure, self.T, self.level, self.phase
 
     @property
-    def series(self) -> tuple[str, str, str, str]:
+    def series(self) -> tuple[str, ...]:
         """Cells that differ by T alone: after an `oom` or `timeout` longer ones are skipped."""
-        return self.method, self.measure, self.phase, self.level
+        return self.method, self.impl, self.measure, self.phase, self.level
 
 
 def expand(plan: Plan) -> list[Cell]:
@@ -86,11 +93,12 @@ def _shaped(plan: Plan, measure: str) -> Iterator[Cell]:
     if measure not in plan.measure:
         return
     shape = {"batch": plan.batch, "heads": plan.heads, "head_size": plan.head_size}
+    shape |= {"kv_heads": plan.kv_heads} if plan.kv_heads not in (0, plan.heads) else {}
     for length in sorted(plan.lengths):
         for level, phase in product(plan.levels, plan.phases):
             case = {**shape, "layers": plan.layers} if level == "decoder" else shape
-            for combination in plan.combinations:
-                yield _cell(plan, combination, measure, phase, case, level=level, length=length)
+            for combination, impl in _measured(plan):
+                yield _cell(plan, combination, impl, measure, phase, case, level=level, length=length)
 
 
 def _quality(plan: Plan) -> Iterator[Cell]:
@@ -100,13 +108,18 @@ def _quality(plan: Plan) -> Iterator[Cell]:
         case: dict[str, Any] = {"preset": plan.preset}
         if task == "language_model":
             case |= {"corpus": plan.corpus, "corpus_digest": corpus_digest(plan.corpus)}
-        for combination in plan.combinations:
-            yield _cell(plan, combination, "quality", task, case)
+        for combination, impl in _measured(plan):
+            yield _cell(plan, combination, impl, "quality", task, case)
+
+
+def _measured(plan: Plan) -> list[tuple[Combination, str]]:
+    return [(combination, impl) for combination in plan.combinations for impl in plan.impls_of(combination)]
 
 
 def _cell(
     plan: Plan,
     combination: Combination,
+    impl: str,
     measure: str,
     phase: str,
     case: dict[str, Any],
@@ -117,7 +130,7 @@ def _cell(
     return Cell(
         method=combination.spec,
         options=combination.options,
-        impl=combination.resolve_impl(plan.impl, plan.device, plan.dtype, plan.head_size),
+        impl=impl,
         measure=measure,
         phase=phase,
         level=level,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -236,7 +236,7 @@ def _operations(cell: Cell, phase: str) -> float:
 
 def _call(cell: Cell, tokens: int, past: int) -> Call:
     heads, size = int(cell.case["heads"]), int(cell.case["head_size"])
-    return Call(tokens, past, heads, size, n_layers=int(cell.case.get("layers", 1)))
+    return Call(tokens, past, heads, size, 0, int(cell.case.get("layers", 1)), cell.case.get("kv_heads"))
 
 
 def _of_layers(
@@ -244,7 +244,7 @@ def _of_layers(
 ) -> list[float]:
     """A formula for each of the first layers; empty where a method has none, or has one that fails."""
     layers = range(min(call.n_layers, MOST_LAYERS))
-    calls = [Call(call.tokens, call.past, call.heads, call.head_size, layer, call.n_layers) for layer in layers]
+    calls = [replace(call, layer=layer) for layer in layers]
     try:
         found = [formula(combination, each) for each in calls]
     except Exception:  # a plugin's formula must not cost the estimate of the others

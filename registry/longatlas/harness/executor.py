@@ -1,4 +1,4 @@
-"""Runs cells in persistent workers, one per method and device; the parent never touches a device."""
+"""Runs cells in persistent workers, one per method, impl and device; the parent never touches a device."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Turns:
 
 
 class Executor:
-    """Keeps a worker for each method; use it as a context manager so that all of them end.
+    """Keeps a worker for each method and impl; use it as a context manager so that all of them end.
 
     cache       folder of trained hosts
     log         file that takes what workers print
@@ -92,7 +92,7 @@ class Executor:
         self._cache, self._memory_gib = cache, memory_gib
         self._log = Log(log)
         self._births = births(self._log.descriptor)
-        self._workers: dict[tuple[str, str], Worker] = {}
+        self._workers: dict[tuple[str, ...], Worker] = {}
         self.peaks: dict[str, float] | None = None
 
     def __enter__(self) -> Executor:
@@ -181,7 +181,7 @@ class Executor:
         return "measure", {"cell": asdict(cell), "cache": str(self._cache)}
 
     def _worker(self, cell: Cell) -> Worker:
-        place = (cell.method, cell.device)
+        place = (cell.method, cell.impl, cell.device)
         if place not in self._workers:
             self._workers[place] = Worker(self._births, self._log, self._memory_gib)
         return self._workers[place]

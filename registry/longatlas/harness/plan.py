@@ -12,8 +12,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longatlas.cards import PEER
 from longatlas.errors import LongAtlasError, unknown_name
-from longatlas.harness.plan_key import Key, PlanError
+from longatlas.harness.plan_key import Key, PlanError, split
 from longatlas.words import DEVICES, DTYPES, LEVELS, PHASES, POLICIES, PRESETS
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def _tasks() -> Iterable[str]:
 def _impls() -> Iterable[str]:
     from longatlas.catalog import load_catalog
 
-    return ("auto", *sorted({impl for method in load_catalog().methods.values() for impl in method.impls}))
+    methods = load_catalog().methods.values()
+    named = {impl for method in methods for impl in method.impls}
+    return ("auto", *sorted(named), *sorted({f"{PEER}{name}" for method in methods for name in method.peers}))
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,13 @@ class Plan:
         address="z",
         section="quality",
     )
-    impl: str = _key("auto", "One impl that every method has, or auto.", choices=_impls, open=True)
+    impl: str = _key(
+        "auto",
+        "One impl that every method has, auto, a peer (peer:fla), or several: triton,peer:fla measures each method in"
+        " those of them that it has.",
+        choices=_impls,
+        open=True,
+    )
     policy: str = _key(
         "auto",
         "How time is taken: wall, gpu_cold or gpu_hot; auto = wall on a CPU, gpu_cold on a GPU.",
@@ -117,6 +126,7 @@ class Plan:
     layers: int = _key(2, "Layers of the measured decoder.", min=1)
     heads: int = _key(4, "Its heads H.", min=1)
     head_size: int = _key(32, "Its head size D.", min=1)
+    kv_heads: int = _key(0, "Its heads of k and v; 0 = H.", min=0, label="kv_heads (0: heads)")
     corpus: str = _key(
         "",
         "File or folder of text for language_model; default: the Python standard library's source.",
@@ -136,14 +146,20 @@ class Plan:
     seed: int = _key(0, "Of weights and data.", min=0)
 
     def __post_init__(self) -> None:
+        if isinstance(self.impl, list | tuple) and all(isinstance(name, str) for name in self.impl):
+            self._set("impl", ",".join(self.impl))
         for key in KEYS.values():
             self._set(key.name, key.check(getattr(self, key.name)))
+        self._set("impl", ",".join(dict.fromkeys(split(self.impl))))
         self._check_methods()
+        self._check_impls()
         self._check_not_empty()
         if self.device == "cpu" and self.policy not in ("auto", "wall"):
             raise PlanError("policy", f"is '{self.policy}', which needs a GPU; on a CPU it is wall")
         if self.head_size % 2:
             raise PlanError("head_size", f"is {self.head_size}; it must be even (rotary embedding turns pairs)")
+        if self.heads % (self.kv_heads or self.heads):
+            raise PlanError("kv_heads", f"is {self.kv_heads}; it must be a divisor of heads, {self.heads}")
         if self.corpus:  # a job runs it in another folder
             self._set("corpus", str(Path(self.corpus).expanduser().absolute()))
 
@@ -162,12 +178,25 @@ class Plan:
         if not specs:
             raise PlanError("methods", "is empty; name at least one (see `longatlas list`)")
         self._set("methods", tuple(dict.fromkeys(specs)))
-        for combination in self.combinations:
-            if self.impl not in ("auto", "reference", *combination.impls):
-                offered = ", ".join(("auto", *combination.impls))
-                raise PlanError(
-                    "impl", f"is '{self.impl}', which '{combination.spec}' does not have; it has: {offered}"
-                )
+
+    def _check_impls(self) -> None:
+        """Every method has one of the impls, and every impl belongs to one of the methods."""
+        wanted = split(self.impl)
+        offered = {combination.spec: combination.offered for combination in self.combinations}
+        for spec, known in offered.items():
+            if not set(wanted) & set(known):
+                has = f"is '{self.impl}', which '{spec}' does not have; it has: {', '.join(known)}"
+                raise PlanError("impl", has if wanted else "is empty; name one, such as auto")
+        every = dict.fromkeys(name for known in offered.values() for name in known)
+        for name in wanted:
+            if name not in every:
+                raise PlanError("impl", f"has '{name}', which no method of the plan has; they have: {', '.join(every)}")
+
+    def impls_of(self, combination: Combination) -> tuple[str, ...]:
+        """The impls that a method of the plan is measured in; `auto` is what it stands for."""
+        names = [name for name in split(self.impl) if name in combination.offered]
+        resolved = (combination.resolve_impl(name, self.device, self.dtype, self.head_size) for name in names)
+        return tuple(dict.fromkeys(resolved))
 
     def _check_not_empty(self) -> None:
         shaped = "speed" in self.measure or "memory" in self.measure
@@ -206,7 +235,9 @@ class Plan:
     @property
     def hash(self) -> str:
         """Content hash, 12 hexadecimal digits: the same plan has the same hash."""
-        text = json.dumps(self.as_dict(), sort_keys=True)
+        # A key that came later leaves the hashes of plans without it as they were.
+        values = {key: value for key, value in self.as_dict().items() if key != "kv_heads" or value}
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _changed(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from longatlas.words import PHASES
 if TYPE_CHECKING:
     import pandas as pd
 
-SHAPE = ("batch", "heads", "head_size", "layers")
+SHAPE = ("batch", "heads", "head_size", "kv_heads", "layers")
 
 
 def plan_of(methods: Iterable[str], setting: Mapping[str, Any], rows: pd.DataFrame) -> Plan:

@@ -123,7 +123,7 @@ class Bench:
         self._timing = None
         if cell["device"] == "cuda" and not torch.cuda.is_available():
             raise UnsupportedError("torch finds no GPU here; `longatlas doctor` says why")
-        found = gate.verdict(cell["method"], cell["impl"], cell["device"], cell["dtype"])
+        found = gate.verdict(cell["method"], cell["impl"], cell["device"], cell["dtype"], "kv_heads" in cell["case"])
         torch.set_num_threads(cell["threads"])
         self._error = found.error
         return failure("incorrect", found.red) if found.red else None

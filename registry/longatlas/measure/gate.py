@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -24,15 +24,17 @@ class Verdict:
 
 
 @cache
-def verdict(spec: str, impl: str, device: str, dtype: str) -> Verdict:
+def verdict(spec: str, impl: str, device: str, dtype: str, grouped: bool = False) -> Verdict:
     """Whether an impl agrees with the method's reference, and no output depends on a later token; once per worker.
 
-    The shapes are small; outputs, state and gradients are compared.
+    The shapes are small; outputs, state and gradients are compared. With `grouped` two query heads share each of k, v.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         case = make_case(parse_spec(spec), device)
+        if grouped:
+            case = replace(case, config=replace(case.config, n_kv_heads=case.config.n_heads // 2))
         found: Agreement = compare_impl(case, impl, LENGTH, getattr(torch, dtype))
         causality(case)
     except AssertionError as error:

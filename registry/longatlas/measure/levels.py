@@ -160,6 +160,7 @@ def build(cell: dict[str, Any]) -> Subject:
         d_model=case["heads"] * case["head_size"],
         n_layers=case.get("layers", 1),
         n_heads=case["heads"],
+        n_kv_heads=case.get("kv_heads"),
         train_length=cell["T"],
     )
     dtype = getattr(torch, cell["dtype"])
