@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pace
 import pandas as pd
 from streamlit.testing.v1 import AppTest
 
@@ -21,7 +22,7 @@ PAGES = sorted(path.stem for path in ui.PAGES.glob("*.py"))
 
 def show(page: str, /, **query: str) -> AppTest:
     """The app after it has been opened at a page."""
-    app = AppTest.from_file(str(APP), default_timeout=30)
+    app = AppTest.from_file(str(APP), default_timeout=pace.seconds(30))
     if page != "home":
         app.run()
         app.switch_page(f"views/{page}.py")

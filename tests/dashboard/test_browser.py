@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import pace
 import pytest
 
 from longatlas.harness import jobs
@@ -55,6 +56,13 @@ MARK_CONTROLS = """() => {
 }"""
 MISSED_CONTROLS = """() =>
   [...document.querySelectorAll('[data-wanted]:not([data-reached])')].map(e => e.outerHTML.slice(0, 200))"""
+# What is drawn after a page's script has ended: nothing has changed in four looks, one after the other.
+SETTLED = """() => {
+  const before = window.__before, now = document.body.innerHTML;
+  window.__before = now;
+  window.__same = before === now ? (window.__same || 0) + 1 : 0;
+  return window.__same >= 3;
+}"""
 READY = '[data-testid="stApp"][data-test-connection-state="CONNECTED"][data-test-script-state="notRunning"]'
 
 
@@ -76,7 +84,7 @@ def served(folder: Path, store: Path) -> Iterator[str]:
     finally:
         jobs.stop_supervisor(Store(str(store)))
         process.terminate()
-        process.wait(15)
+        process.wait(pace.seconds(15))
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +127,10 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     """A page; the test fails when anything was asked of another host."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context = new_context(browser, viewport={"width": 1440, "height": 1000})
     opened = context.new_page()
     foreign: list[str] = []
     opened.on("request", lambda request: foreign.append(request.url) if is_foreign(request.url) else None)
-    opened.set_default_timeout(30_000)
     yield opened
     context.close()
     assert foreign == []
@@ -134,9 +141,22 @@ def is_foreign(url: str) -> bool:
     return parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1"
 
 
+def new_context(browser: Any, **options: Any) -> Any:
+    context = browser.new_context(**options)
+    context.set_default_timeout(milliseconds(30))
+    return context
+
+
+def milliseconds(quiet_seconds: float) -> float:
+    return 1000 * pace.seconds(quiet_seconds)
+
+
 def visit(page: Any, url: str) -> None:
+    """Open an address, and wait until its page is drawn whole."""
     page.goto(url)
     page.wait_for_selector(READY)
+    page.get_by_test_id("stHeading").first.wait_for()
+    page.wait_for_function(SETTLED, polling=100)
 
 
 def reload_until(page: Any, words: re.Pattern[str]) -> None:
@@ -145,7 +165,7 @@ def reload_until(page: Any, words: re.Pattern[str]) -> None:
         page.reload()
         page.wait_for_selector(READY)
         try:
-            return page.get_by_text(words).first.wait_for(timeout=15_000)
+            return page.get_by_text(words).first.wait_for(timeout=milliseconds(15))
         except playwright.TimeoutError:
             print(page.inner_text("body"))
     pytest.fail(f"{words.pattern} is not on the page")
@@ -166,7 +186,7 @@ def test_from_the_taxonomy_to_a_finished_run(page: Any, address: str) -> None:
     page.wait_for_url(re.compile(r"/jobs.*job=1"))
     page.get_by_text("measuring vanilla prefill").wait_for()
     reload_until(page, re.compile(r"\d of 4 cells"))
-    page.get_by_text("4 of 4 cells · done").wait_for(timeout=90_000)
+    page.get_by_text("4 of 4 cells · done").wait_for(timeout=milliseconds(90))
     page.get_by_role("link", name="Compare its methods").click()
     page.locator('[aria-label^="vanilla, T = 512: "]').wait_for()
 
@@ -175,19 +195,17 @@ def test_from_the_taxonomy_to_a_finished_run(page: Any, address: str) -> None:
 def test_no_page_overflows_or_fails_and_every_chart_is_told_in_words(
     browser: Any, filled_address: str, width: int
 ) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark")
+    context = new_context(browser, viewport={"width": width, "height": 900}, color_scheme="dark")
     page = context.new_page()
     foreign: list[str] = []
     page.on("request", lambda request: foreign.append(request.url) if is_foreign(request.url) else None)
     for name in NAMES:
         visit(page, f"{filled_address}/{name}")
-        page.get_by_test_id("stHeading").first.wait_for()
         wide = page.evaluate(
             "() => { const m = document.querySelector('[data-testid=stMain]'); return m.scrollWidth - m.clientWidth }"
         )
         assert wide <= 0, name
         assert page.get_by_test_id("stException").count() == 0, name
-        page.wait_for_timeout(300)
         for chart in filter(lambda found: found.is_visible(), page.get_by_test_id("stVegaLiteChart").all()):
             words = chart.evaluate("e => e.getAttribute('aria-label') || e.closest('[aria-label]')?.ariaLabel || ''")
             assert len(words) > 20, name
@@ -198,13 +216,11 @@ def test_no_page_overflows_or_fails_and_every_chart_is_told_in_words(
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_on_any_page(browser: Any, filled_address: str, theme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    context = browser.new_context(viewport={"width": 1440, "height": 4000}, color_scheme=theme)
+    context = new_context(browser, viewport={"width": 1440, "height": 4000}, color_scheme=theme)
     page = context.new_page()
     found = []
     for name in NAMES:
         visit(page, f"{filled_address}/{name}")
-        page.get_by_test_id("stHeading").first.wait_for()
-        page.wait_for_timeout(500)  # for what is drawn after the script has ended
         for violation in axe.run(page).response["violations"]:
             if violation["impact"] in ("critical", "serious", "moderate"):
                 found.append((name, violation["id"], violation["nodes"][0]["html"][:200]))
@@ -215,8 +231,6 @@ def test_axe_finds_nothing_on_any_page(browser: Any, filled_address: str, theme:
 def test_the_keyboard_alone_reaches_every_control(page: Any, filled_address: str) -> None:
     for name in ("run?m=vanilla,infini_attention", "scaling?m=vanilla,alibi", ""):
         visit(page, f"{filled_address}/{name}")
-        page.get_by_test_id("stHeading").first.wait_for()
-        page.wait_for_timeout(1000)
         wanted = page.evaluate(MARK_CONTROLS)
         assert wanted > 15
         for _ in range(3 * wanted):
@@ -283,8 +297,6 @@ def test_names_from_elsewhere_are_text(page: Any, filled_address: str) -> None:
     page.on("dialog", lambda dialog: (spoken.append(dialog.message), dialog.dismiss()))
     for name in ("compare", "scaling", "memory", "trade_off", "retrieval", "results"):
         visit(page, f"{filled_address}/{name}?m=vanilla,{quote(EVIL)}")
-        page.get_by_test_id("stHeading").first.wait_for()
-        page.wait_for_timeout(500)
         assert page.locator("img[src*=evil], a[href^=javascript], script[src*=evil]").count() == 0, name
     assert spoken == []
 
@@ -299,7 +311,7 @@ def test_another_session_cancels_and_a_killed_process_is_told(
     number = jobs.submit(store, plan).id
     visit(page, f"{address}/jobs?job={number}")
     page.get_by_text("measuring vanilla prefill T=").wait_for()
-    other = browser.new_context()
+    other = new_context(browser)
     second = other.new_page()
     visit(second, f"{address}/jobs?job={number}")
     second.get_by_role("button", name="Cancel").click()

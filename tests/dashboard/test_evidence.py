@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pace
 import pytest
 import sqlalchemy as sa
 from showing import charts_of, frame_with, show, texts
@@ -81,7 +82,7 @@ def test_memory_tells_what_fits_a_budget_and_the_formula_of_the_state(filled: St
 def test_memory_measures_table_1_once(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     app = show("memory", m="vanilla")
     assert app.button(key="find_footprint").label == "Measure the small setting"
-    app.button(key="find_footprint").click().run(timeout=120)
+    app.button(key="find_footprint").click().run(timeout=pace.seconds(120))
     assert not app.error
     table = frame_with(app, "small, measured").set_index("memory")
     assert table.loc["Infini-attention", "small, measured"] == table.loc["Infini-attention", "small, formula"]
@@ -130,7 +131,7 @@ def test_the_command_of_a_view_makes_the_plan_of_the_same_hash(filled: Store, pa
     told = re.search(r"has the hash `([0-9a-f]{12})`", texts(app))
     assert told
     shell = f"{sys.executable} -m {command} --dry-run --json"
-    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True, timeout=pace.seconds(60))
     assert json.loads(done.stdout)["hash"] == told[1]
     yaml = next(code.value for code in app.code if code.value.startswith("methods:\n"))
     assert plan_from_yaml(yaml).hash == told[1]

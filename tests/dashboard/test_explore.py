@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
+import pace
 import pytest
 import sqlalchemy as sa
 from showing import charts_of, frame_with, show, texts, with_plugins
@@ -95,7 +96,7 @@ def test_compare_offers_to_run_what_is_missing(filled: Store) -> None:
 def test_method_computes_its_influence_map_once(empty: Store) -> None:
     app = show("method", id="sliding_window")
     assert "window=8" not in texts(app)
-    app.button(key="find_influence").click().run(timeout=90)
+    app.button(key="find_influence").click().run(timeout=pace.seconds(90))
     assert not app.exception
     assert not app.error
     assert "sliding_window:window=8" in texts(app)
@@ -107,7 +108,7 @@ def test_method_computes_its_influence_map_once(empty: Store) -> None:
 def test_method_says_why_a_map_cannot_be_had(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(findings.KINDS, "influence", 0.05)
     app = show("method", id="vanilla")
-    app.button(key="find_influence").click().run(timeout=90)
+    app.button(key="find_influence").click().run(timeout=pace.seconds(90))
     assert not app.exception
     assert "was ended" in app.error[0].value
 

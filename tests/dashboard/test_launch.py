@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pace
 import psutil
 import pytest
 
@@ -33,7 +34,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "longatlas", "dashboard", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(folder))
+    return subprocess.run(command, capture_output=True, text=True, timeout=pace.seconds(60), env=environment(folder))
 
 
 def test_flags_keep_the_server_on_this_machine() -> None:
@@ -113,7 +114,7 @@ def test_a_config_file_lets_no_other_origin_in(tmp_path: Path) -> None:
     with running(tmp_path, env=env, cwd=here) as (_, port):
         assert handshake(port, "127.0.0.1", origin=f"http://127.0.0.1:{port}") == 101
         assert handshake(port, "127.0.0.1", origin="http://evil.example") == 403
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/host-config", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/host-config", timeout=pace.seconds(10)) as answer:
             assert "evil.example" not in answer.read().decode()
 
 
@@ -190,7 +191,7 @@ def running(
         yield process, port
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(pace.seconds(15))
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def test_ctrl_c_ends_the_server_and_leaves_no_process(
     family = psutil.Process(process.pid).children(recursive=True)
     assert family
     process.send_signal(number)
-    assert process.wait(15) == 0
+    assert process.wait(pace.seconds(15)) == 0
     assert not [child for child in family if child.is_running()]
     dashboard.check_port(port)
 
@@ -218,7 +219,7 @@ def test_kill_9_leaves_no_server(server: tuple[subprocess.Popen[str], int]) -> N
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    assert psutil.wait_procs(family, timeout=15)[1] == []
+    assert psutil.wait_procs(family, timeout=pace.seconds(15))[1] == []
 
 
 def test_a_foreign_host_is_refused(server: tuple[subprocess.Popen[str], int]) -> None:
@@ -238,7 +239,7 @@ def handshake(port: int, host: str, *, at: str = "127.0.0.1", origin: str = "") 
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
         *([f"Origin: {origin}"] if origin else []),
     )
-    with socket.create_connection((at, port), timeout=10) as connection:
+    with socket.create_connection((at, port), timeout=pace.seconds(10)) as connection:
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
         return int(connection.recv(64).split()[1])
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import pace
 import pytest
 from showing import PAGES, show, texts, with_plugins
 from sqlalchemy.exc import OperationalError
@@ -123,7 +124,7 @@ def test_a_plugin_that_breaks_between_two_reruns_is_told(empty: Store, breaking:
     app = show("method", id="breaking")
     assert not app.error
     breaking.write_text("this is no python")
-    app.button(key="find_influence").click().run(timeout=90)
+    app.button(key="find_influence").click().run(timeout=pace.seconds(90))
     assert not app.exception
     assert "longatlas influence breaking" in app.error[0].value.replace("\\", "")
     breaking.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pace
 import pytest
 from showing import APP, PAGES, show, texts, with_plugins
 from streamlit.testing.v1 import AppTest
@@ -93,7 +94,7 @@ def test_without_the_token_no_page_runs(filled: Store, monkeypatch: pytest.Monke
 
 def test_the_token_opens_the_dashboard(filled: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGATLAS_DASHBOARD_TOKEN", "correct horse")
-    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    app = AppTest.from_file(str(APP), default_timeout=pace.seconds(30)).run()
     app.text_input[0].set_value("wrong")
     app.button[0].click().run()
     assert "not the token" in app.error[0].value

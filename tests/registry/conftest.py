@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pace
 import pytest
 
 from longatlas.catalog import load_catalog
@@ -94,7 +95,7 @@ def longatlas(
         [sys.executable, "-m", "longatlas", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=pace.seconds(120),
         env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
         **options,
     )
@@ -102,19 +103,19 @@ def longatlas(
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """Wait until a condition holds, and fail with words when it never does."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + pace.seconds(seconds)
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
         time.sleep(0.05)
-    pytest.fail(f"{what} within {seconds:g} s")
+    pytest.fail(f"{what} within {seconds:g} s of a quiet machine")
 
 
 def as_postgres(program: str, *arguments: str) -> None:
     """Run one of the server's programs; as root it must be run by the user that Debian's package makes."""
     who = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    subprocess.run([*who, program, *arguments], check=True, capture_output=True, timeout=60)
+    subprocess.run([*who, program, *arguments], check=True, capture_output=True, timeout=pace.seconds(60))
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pace
 import pytest
 
 from longatlas.bench.replay import ReplayTimer
@@ -34,7 +36,7 @@ def bare_bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
         env={**env, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=pace.seconds(120),
     )
 
 
@@ -195,9 +197,10 @@ def test_benchmarks_of_other_suites_are_left_out_and_counted(
 
 
 def test_a_plan_of_a_file_and_no_longer_text_after_a_timeout(planted: Callable[..., str], tmp_path: Path) -> None:
-    slow = planted("slow", "import time\nif config.train_length == 8:\n    time.sleep(9)")
+    limit = math.ceil(pace.seconds(3))  # enough for vanilla
+    slow = planted("slow", f"import time\nif config.train_length == 8:\n    time.sleep({3 * limit})")
     plan = {"methods": ["vanilla", slow], "measure": ["speed"], "phases": ["prefill"], "lengths": [8, 16]}
-    plan |= {"layers": 1, "heads": 2, "head_size": 8, "budget": 0.02, "timeout": 3, "threads": 1}
+    plan |= {"layers": 1, "heads": 2, "head_size": 8, "budget": 0.02, "timeout": limit, "threads": 1}
     file = tmp_path / "plan.yaml"
     file.write_text(json.dumps(plan))
     done = bare_bench(tmp_path / "empty", "--longatlas-plan", str(file))

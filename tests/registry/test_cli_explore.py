@@ -6,6 +6,7 @@ import sys
 from io import StringIO
 
 import click
+import pace
 import pytest
 from rich.console import Console, Group
 from rich.padding import Padding
@@ -243,7 +244,7 @@ def test_unsupported_is_an_error_too(run, monkeypatch):
 
 def test_the_module_and_the_script_are_the_same_program(run):
     for start in ([sys.executable, "-m", "longatlas"], [f"{sys.prefix}/bin/longatlas"]):
-        done = subprocess.run([*start, "--version"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*start, "--version"], capture_output=True, text=True, timeout=pace.seconds(60))
         assert done.stdout.startswith("longatlas 0.")
 
 
@@ -252,7 +253,7 @@ def test_ascii_terminals_get_question_marks_not_a_crash():
         [sys.executable, "-m", "longatlas", "taxonomy", "--papers"],
         capture_output=True,
         env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": ""},
-        timeout=60,
+        timeout=pace.seconds(60),
     )
     assert done.returncode == 0
     assert b"?-former" in done.stdout

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pace
 import psutil
 import pytest
 
@@ -166,8 +167,8 @@ def test_an_interrupted_run_goes_on_from_there(
     workers = psutil.Process(in_second_cell.pid).children(recursive=True)
     assert len(workers) == 2, "the nursery and a worker"
     in_second_cell.send_signal(number)
-    out, err = in_second_cell.communicate(timeout=20)
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    out, err = in_second_cell.communicate(timeout=pace.seconds(20))
+    assert psutil.wait_procs(workers, timeout=pace.seconds(10))[1] == []
     assert out == ""
     assert "Traceback" not in err
     if number == signal.SIGINT:
@@ -193,7 +194,7 @@ def test_a_second_run_waits_for_the_first(in_second_cell: subprocess.Popen[str],
     assert second.stderr.readline() == f"waiting: process {in_second_cell.pid} is measuring on cpu\n"
     assert second.poll() is None
     in_second_cell.send_signal(signal.SIGINT)
-    assert second.wait(60) == 0, second.stderr.read()
+    assert second.wait(pace.seconds(60)) == 0, second.stderr.read()
 
 
 def test_help_names_every_option_and_shows_examples(command: Command) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pace
 import pytest
 
 from longatlas import UnsupportedError
@@ -158,5 +159,5 @@ found = estimate(Store(tempfile.mkdtemp() + "/s.sqlite"), plan, expand(plan))
 assert found.peak and found.guessed
 assert "torch" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=pace.seconds(60))
     assert done.returncode == 0, done.stderr

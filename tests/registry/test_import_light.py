@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pace
 import pytest
 
 import longatlas
@@ -27,7 +28,9 @@ CLI = "from longatlas.__main__ import main\nmain({args})"
 
 
 def fresh(code):
-    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK + code], capture_output=True, text=True, timeout=pace.seconds(60)
+    )
 
 
 def test_the_wall_stands():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pace
 import psutil
 import pytest
 import sqlalchemy as sa
@@ -103,7 +104,7 @@ def test_two_jobs_run_one_after_the_other_detached(store: Store, wait: Wait) -> 
     assert (second.status, second.done, second.total) == (DONE, 2, 2)
     assert first.finished <= second.started
     assert len(store.finished(store.rows()["cell"])) == 2
-    supervisor.wait(20)
+    supervisor.wait(pace.seconds(20))
     assert jobs.supervisor(store) is None
     assert jobs.log_path(store).read_text().count("vanilla prefill T=8: ok") == 1
 
@@ -118,7 +119,7 @@ def test_cancel_a_running_job_keeps_finished_cells(store: Store, stuck: Plan, wa
     assert len(started) == 3, "the supervisor, the nursery and a worker"
     jobs.cancel(store, number)
     assert wait(ended(store, number), "it was not cancelled").status == CANCELLED
-    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert psutil.wait_procs(started, timeout=pace.seconds(10))[1] == []
     assert list(store.rows()["T"].unique()) == [8]
 
 
@@ -127,7 +128,7 @@ def test_a_killed_supervisor_leaves_a_failed_job_that_can_go_on(store: Store, st
     wait(in_second_cell(store, number), "the second cell did not begin")
     started = family(jobs.supervisor(store))  # type: ignore[arg-type]
     os.kill(started[0].pid, signal.SIGKILL)
-    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert psutil.wait_procs(started, timeout=pace.seconds(10))[1] == []
     short = stuck.with_values({"lengths": (8,)})
     again = jobs.submit(store, stuck, start=False)
     assert again.id != number
@@ -145,7 +146,7 @@ def test_stop_supervisor_ends_all_of_it(store: Store, stuck: Plan, wait: Wait) -
     wait(in_second_cell(store, number), "the second cell did not begin")
     started = family(jobs.supervisor(store))  # type: ignore[arg-type]
     jobs.stop_supervisor(store)
-    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert psutil.wait_procs(started, timeout=pace.seconds(10))[1] == []
     found = jobs.job(store, number)
     assert (found.status, found.error) == (CANCELLED, "its process was asked to end")
 
@@ -248,7 +249,7 @@ def test_a_cancelled_job_whose_process_hangs_is_ended_by_whoever_looks(
     started = family(jobs.supervisor(store))  # type: ignore[arg-type]
     assert jobs.cancel(store, number).status == RUNNING, "it is asked first"
     wait(lambda: jobs.pulse(store) and jobs.job(store, number).status == CANCELLED, "it was not ended")
-    assert psutil.wait_procs(started, timeout=20)[1] == []
+    assert psutil.wait_procs(started, timeout=pace.seconds(20))[1] == []
     jobs.cancel(store, waiting)
 
 
@@ -300,7 +301,7 @@ def test_jobs_that_wait_after_their_supervisor_was_killed_go_on(store: Store, st
     assert jobs.has_supervisor(store)
     started = family(jobs.supervisor(store))  # type: ignore[arg-type]
     os.kill(started[0].pid, signal.SIGKILL)
-    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert psutil.wait_procs(started, timeout=pace.seconds(10))[1] == []
     assert not jobs.has_supervisor(store)
     assert jobs.job(store, waiting).status == QUEUED
     jobs.keep_going(Store(store.name, read_only=True))
@@ -340,7 +341,7 @@ def test_a_plan_is_queued_once_however_many_ask_at_a_time(store: Store) -> None:
     for process in asking:
         process.stdin.write("\n")
         process.stdin.flush()
-    numbers = {process.communicate(timeout=60)[0] for process in asking}
+    numbers = {process.communicate(timeout=pace.seconds(60))[0] for process in asking}
     assert len(numbers) == len(jobs.jobs(store)) == 1
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import ModuleType
 
+import pace
 import pytest
 
 from longatlas import LongAtlasError
@@ -32,7 +33,9 @@ def test_the_package_of_each_slot_passes_verify(slot):
 
 
 def new(*args, code=0):
-    done = subprocess.run([sys.executable, "-m", "longatlas", "new", *args], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "longatlas", "new", *args], capture_output=True, text=True, timeout=pace.seconds(60)
+    )
     assert done.returncode == code, done.stderr
     return done
 
@@ -44,7 +47,9 @@ def test_a_new_package_installs_and_appears(tmp_path):
     assert "longatlas verify far_look" in (package / "README.md").read_text()
     site = tmp_path / "site"
     command = "install --quiet --no-deps --no-build-isolation --no-index --disable-pip-version-check --target"
-    subprocess.run([sys.executable, "-m", "pip", *command.split(), str(site), str(package)], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-m", "pip", *command.split(), str(site), str(package)], check=True, timeout=pace.seconds(120)
+    )
     environment = {**os.environ, "PYTHONPATH": str(site)}
     listed = subprocess.run(
         [sys.executable, "-m", "longatlas", "list", "--json"], capture_output=True, text=True, env=environment

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 
+import pace
 import pytest
 
 from longatlas import Method, hookimpl, hookspecs
@@ -192,7 +193,11 @@ def install(folder, name, text):
 def longatlas(*args, path, code=0):
     environment = {**os.environ, "PYTHONPATH": str(path)}
     done = subprocess.run(
-        [sys.executable, "-m", "longatlas", *args], capture_output=True, text=True, env=environment, timeout=120
+        [sys.executable, "-m", "longatlas", *args],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=pace.seconds(120),
     )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -325,7 +330,11 @@ def example_home(tmp_path_factory):
     """The example plugin, installed by pip into a folder of its own, offline."""
     folder = tmp_path_factory.mktemp("example")
     command = "install --quiet --no-deps --no-build-isolation --no-index --disable-pip-version-check --target"
-    subprocess.run([sys.executable, "-m", "pip", *command.split(), str(folder), str(EXAMPLE)], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-m", "pip", *command.split(), str(folder), str(EXAMPLE)],
+        check=True,
+        timeout=pace.seconds(120),
+    )
     return folder
 
 
@@ -360,6 +369,6 @@ def test_the_example_plugins_own_test_passes(example_home):
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(example_home)},
-        timeout=120,
+        timeout=pace.seconds(120),
     )
     assert done.returncode == 0, done.stdout

@@ -30,7 +30,7 @@ CASE: dict[str, Any] = {
     "head_size": 8,
     "budget": 0.01,
     "threads": 1,
-    "timeout": 30,
+    "timeout": 600,
 }
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pace
 import pytest
 import sqlalchemy as sa
 
@@ -130,7 +131,7 @@ def test_a_timeout_is_not_finished_for_who_gives_more_time(store: Store) -> None
     fill(store, CELLS[1:2])
     keys = [cell.key for cell in CELLS[:2]]
     assert store.finished(keys, timeout=5) == {keys[0]: "timeout", keys[1]: "ok"}
-    assert store.finished(keys, timeout=60) == {keys[1]: "ok"}
+    assert store.finished(keys, timeout=pace.seconds(60)) == {keys[1]: "ok"}
 
 
 def test_the_state_changes_with_every_row_stored_or_taken_out(store: Store) -> None:
@@ -274,7 +275,7 @@ except LongAtlasError as error:
     print(error)
 """
     code = code.format(here=str(Path(__file__).parent), name=store.name)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=pace.seconds(120))
     assert "cannot grow" in done.stdout, done.stdout + done.stderr
     assert "what is stored is kept" in done.stdout
     kept = Store(store.name).rows()
@@ -415,7 +416,7 @@ def test_two_processes_may_create_it_at_once(tmp_path: Path) -> None:
     script = "import sys; from longatlas.store import Store; Store(sys.argv[1]).check_writable()"
     path = str(tmp_path / "store.sqlite")
     processes = [subprocess.Popen([sys.executable, "-c", script, path], stderr=subprocess.PIPE) for _ in range(4)]
-    assert [(p.wait(60), p.stderr and p.stderr.read()) for p in processes] == [(0, b"")] * 4
+    assert [(p.wait(pace.seconds(60)), p.stderr and p.stderr.read()) for p in processes] == [(0, b"")] * 4
 
 
 READER = """
@@ -445,7 +446,7 @@ def test_a_store_without_write_permission_can_be_read(folder_mode: int) -> None:
         path.chmod(0o444)
         path.parent.chmod(folder_mode)
         command = [sys.executable, "-c", READER, str(path)]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=pace.seconds(60))
         path.parent.chmod(0o755)
     assert run.returncode == 0, run.stderr
     found, told = json.loads(run.stdout)

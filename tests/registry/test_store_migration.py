@@ -9,6 +9,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pace
 import pytest
 
 from longatlas import LongAtlasError
@@ -105,7 +106,7 @@ def die_half_way(connection, records):
 migrations.put = die_half_way
 Store({str(path)!r})
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code], timeout=pace.seconds(60)).returncode == -9
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() == ("1",)
         assert connection.execute("SELECT count(*) FROM rows").fetchone() == (300,)
@@ -135,7 +136,7 @@ def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
     version_1(path, copies=20)
     code = f"from longatlas.store import Store; print(len(Store({str(path)!r}).rows()))"
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=60)[0].strip() for process in both] == ["120", "120"]
+    assert [process.communicate(timeout=pace.seconds(60))[0].strip() for process in both] == ["120", "120"]
 
 
 def test_jobs_of_version_2_stay_and_can_be_tried_again(tmp_path: Path) -> None:

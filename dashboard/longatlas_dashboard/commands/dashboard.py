@@ -25,7 +25,7 @@ import click
 from longatlas.errors import LongAtlasError
 
 PACKAGE = "longatlas_dashboard"
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 @click.command()
