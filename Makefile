@@ -1,5 +1,6 @@
 # make demo   compare methods on this machine, then open the dashboard on 127.0.0.1:$(PORT)
 # make test   ruff, mypy and the tests
+# make nightly  faults planted in the kernels, each of which their tests must find
 # make bench  the ratios of docs/results, and longatlas.bench's comparisons of the demo's methods
 # make gpu    the kernels' tests on this machine's GPU, and their times beside their peers, in $(OUT)/kernels.json
 # make baseline  measures the baseline that is shipped with the package anew
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 RIGHT := import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11,$(shell $(p) -c '$(RIGHT)' 2>/dev/null && echo $(p))))
 
-.PHONY: demo test bench gpu baseline picture screenshots clean
+.PHONY: demo test nightly bench gpu baseline picture screenshots clean
 
 demo: $(VENV)/.installed
 	@exec $(BIN)/longatlas demo --port $(PORT) $(if $(CORPUS),--corpus "$(CORPUS)")
@@ -24,6 +25,9 @@ test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal tests/kernels
 
+nightly: $(VENV)/.installed
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m nightly tests/kernels
+
 bench: $(VENV)/.installed
 	$(BIN)/pytest tests/benchmarks/test_targets.py --benchmark-only
 	$(BIN)/pytest --pyargs longatlas.bench
@@ -32,7 +36,7 @@ bench: $(VENV)/.installed
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 OUT ?= build/kernels
 gpu:
-	PYTHONPATH=registry:plugins $(GPU_PYTHON) -m pytest tests/kernels -q -p no:cacheprovider --ignore tests/kernels/test_mutations.py -k "not compiled and not measuring"
+	PYTHONPATH=registry:plugins $(GPU_PYTHON) -m pytest tests/kernels -q -p no:cacheprovider -k "not compiled and not measuring"
 	PYTHONPATH=registry:plugins $(GPU_PYTHON) docs/measure_kernels.py --seconds 170 --out $(OUT)
 
 baseline: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""Planted faults: each turns a test of its kernels red, so that those tests would find it."""
+"""Planted faults: each turns a test of its kernels red, so that those tests would find it. `make nightly` runs them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+pytestmark = pytest.mark.nightly
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PLUGINS = ROOT / "plugins" / "longatlas_plugins"
