@@ -148,19 +148,6 @@ def test_a_bias_is_kept_and_trained() -> None:
     assert y.shape == (2, 3, 8)
 
 
-@pytest.mark.parametrize("cut", [1, 30])
-def test_decoding_continues_a_prefill(cut: int) -> None:
-    torch.manual_seed(0)
-    decoder, tokens = Decoder(CONFIG, "int8_weights").double(), torch.randint(31, (2, 33))
-    with torch.no_grad():
-        whole, _ = decoder(tokens)
-        outputs, state = [], None
-        for piece in [tokens[:, :cut], *tokens[:, cut:].split(1, 1)]:
-            output, state = decoder(piece, state)
-            outputs.append(output)
-    torch.testing.assert_close(torch.cat(outputs, 1), whole, atol=1e-9, rtol=1e-9)
-
-
 def test_bad_input() -> None:
     x, weight, scale = _case(4)
     with pytest.raises(LongAtlasError, match="auto, reference, torch"):

@@ -5,7 +5,6 @@ import torch
 from torch.nn import functional
 
 from longatlas import LongAtlasError
-from longatlas.testing import check_method
 from longatlas_plugins.efficient_attention.linear_transformer import LinearState, linear_attention
 
 IMPLS = ("reference", "torch")
@@ -38,10 +37,6 @@ def with_gradients(impl, length, dtype=torch.float64):
     weights = [torch.randn(x.shape, generator=draw, dtype=torch.float64) for x in results]
     loss = sum((x.double() * w).sum() for x, w in zip(results, weights, strict=True))
     return [*(x.detach() for x in results), *torch.autograd.grad(loss, leaves)]
-
-
-def test_conformance():
-    check_method("linear_transformer")
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -374,7 +374,7 @@ def test_works_after_a_first_call_in_inference_mode():
     assert isinstance(layer, TransformerXL)
 
 
-@pytest.mark.parametrize("options", ["", ":cache=kv", ":same_length=true", ":mem_len=128:clamp_len=40"])
+@pytest.mark.parametrize("options", [":cache=kv", ":same_length=true", ":mem_len=128:clamp_len=40"])
 def test_conformance(options):
     check_method("transformer_xl" + options)
 

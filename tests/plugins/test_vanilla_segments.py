@@ -50,16 +50,6 @@ def test_the_state_holds_the_unfinished_segment_only(length):
     assert kept == {length % 16}
 
 
-@torch.no_grad()
-def test_cut_anywhere():
-    decoder = build("vanilla_segments:segment_len=16")
-    sequence = tokens(50)
-    for cut in (1, 15, 16, 17, 33):
-        first, state = decoder(sequence[:, :cut])
-        second, _ = decoder(sequence[:, cut:], state)
-        torch.testing.assert_close(torch.cat([first, second], 1), decoder(sequence)[0], rtol=0, atol=1e-10)
-
-
 def test_a_segment_has_tokens():
     with pytest.raises(LongAtlasError, match="option 'segment_len' is 0; expected a whole number"):
         build("vanilla_segments:segment_len=0")
