@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from longatlas.harness import cells, jobs
+from longatlas.measures import MEASURES
 from longatlas.store import Store
 from longatlas_dashboard import marks
 
@@ -67,8 +68,7 @@ def _line(cell: cells.Cell, status: str | None, running: str) -> dict[str, str]:
     shown = status or ("running" if cell.key == running else "waiting")
     level = "" if cell.level in ("", "decoder") else f" {cell.level}"
     length = f" {marks.length_text(cell.T)}" if cell.T else ""
-    kind = {"speed": "time", "memory": "memory", "quality": ""}[cell.measure]
-    column = f"{cell.phase}{level}{length} {kind}".strip()
+    column = f"{cell.phase}{level}{length} {MEASURES[cell.measure].kind}".strip()
     words = marks.STATUSES.get(shown, ("", shown))[1]
     return {
         "method": cell.method,

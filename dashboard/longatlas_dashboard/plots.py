@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,6 +12,7 @@ from longatlas import catalog
 from longatlas.combination import parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
+from longatlas.measures import MEMORY, SPEED, View, views
 from longatlas.words import BASELINE
 from longatlas_dashboard import charts, data, marks, safe, ui
 
@@ -20,29 +20,10 @@ AT_MOST = 10
 CROSSES = "Cells without a number; they stand as crosses above the plots."
 
 
-@dataclass(frozen=True)
-class View:
-    """One plot against T."""
-
-    key: str
-    title: str
-    measure: str
-    phase: str
-    metric: str
-    unit: str
-
-
-VIEWS = (
-    View("train", "Train time", "speed", "train", "train_ms", "ms"),
-    View("prefill", "Prefill time", "speed", "prefill", "prefill_ms", "ms"),
-    View("decode", "Decode time, one token", "speed", "decode", "decode_ms", "ms"),
-    View("peak_train", "Peak memory, train", "memory", "train", "peak_bytes", "bytes"),
-    View("peak_prefill", "Peak memory, prefill", "memory", "prefill", "peak_bytes", "bytes"),
-    View("state", "State after a prefill", "memory", "prefill", "state_bytes", "bytes"),
-)
+VIEWS = views()
 BY_KEY = {view.key: view for view in VIEWS}
-TIMES = VIEWS[:3]
-BYTES = VIEWS[3:]
+TIMES = SPEED.views
+BYTES = MEMORY.views
 
 
 def against_length(rows: pd.DataFrame, view: View, *, key: str) -> None:

@@ -16,9 +16,11 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
+from longatlas import measures
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
 from longatlas.harness.plan_of import plan_of
+from longatlas.measures import QUALITY
 from longatlas.store import Store
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
 from longatlas.words import BASELINE
@@ -85,7 +87,7 @@ def report(
 
 
 def _shaped(rows: pd.DataFrame) -> Iterator[Section]:
-    for setting, own in _by_setting(rows[rows["measure"].isin(analysis.SHAPED)]):
+    for setting, own in _by_setting(rows[rows["measure"].isin(measures.shaped())]):
         pictures = list(_costs(_at_most(own)))
         tables = {
             "Growth with T, claimed and fitted": plots.growth_table(own),
@@ -117,7 +119,7 @@ def _scaling(rows: pd.DataFrame, view: plots.View, theme: Theme) -> alt.LayerCha
 
 
 def _quality(rows: pd.DataFrame) -> Iterator[Section]:
-    quality = rows[rows["measure"] == "quality"]
+    quality = rows[rows["measure"] == QUALITY.name]
     for task in dict.fromkeys(quality["phase"]):
         for setting, own in _by_setting(quality[quality["phase"] == task]):
             pictures = [*_metrics(_at_most(own), task), *_depths(own)]

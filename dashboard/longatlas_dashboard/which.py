@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from longatlas.harness import analysis
+from longatlas import measures
 from longatlas.harness.cells import machine_name
 from longatlas.harness.choosing import TASK, Answer, Case, choose
 from longatlas.harness.plan import Plan
 from longatlas.harness.plan_of import plan_of
+from longatlas.measures import QUALITY, SPEED
 from longatlas.words import DEVICES, PHASES
 from longatlas_dashboard import controls, data, marks, plan_url, plots, safe, selection, settings, ui
 
@@ -28,17 +29,17 @@ def draw() -> None:
     with st.container(border=True):
         case, device = _form()
         candidates = _candidates(data.names_with_rows(found))
-        setting = _most_measured(found["method"], ("speed",), device)
+        setting = _most_measured(found["method"], (SPEED.name,), device)
         if setting is None:
             plan = Plan(methods=tuple(plots.ready_methods()), lengths=(case.T,), phases=(case.phase,), device=device)
             ui.empty(f"No time has been measured on `{device}` here yet.", command=shlex.join(plan.to_command()))
             return
-        shaped = selection.rows_under(candidates, analysis.SHAPED, setting)
-        scored_on = _most_measured(found["method"], ("quality",), device, TASK)
+        shaped = selection.rows_under(candidates, measures.shaped(), setting)
+        scored_on = _most_measured(found["method"], (QUALITY.name,), device, TASK)
         quality = data.store().rows(keys=[])
         plan = plan_of([spec for spec in candidates if plots.known(spec)], setting, shaped[:0])
         if scored_on is not None:
-            quality = selection.rows_under(candidates, ("quality",), scored_on, TASK)
+            quality = selection.rows_under(candidates, (QUALITY.name,), scored_on, TASK)
             of_quality = {name: scored_on["case"][name] for name in ("preset", "corpus") if name in scored_on["case"]}
             plan = plan.with_values(of_quality)
         answer = choose(case, candidates, shaped, quality, plan)

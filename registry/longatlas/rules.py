@@ -56,7 +56,10 @@ class Rule:
             raise WrongValueError(f"{says} {value!r}; expected {self.words}")
         if self.choices and value not in self.names:
             raise WrongValueError(f"{says} the {unknown_name('value', value, self.names)}")
-        return float(value) if whole else value
+        try:
+            return float(value) if whole else value
+        except OverflowError:
+            raise WrongValueError(f"{says} a whole number of {len(str(value))} digits; expected {self.words}") from None
 
     def _in_bounds(self, value: Any) -> bool:
         above = self.min is None or value >= self.min

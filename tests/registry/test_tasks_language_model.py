@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from longatlas import Decoder, DecoderConfig, LongAtlasError
-from longatlas.compare.metrics import LESS, direction
+from longatlas.measures import LESS, direction
 from longatlas.slots import Context, Prompt
 from longatlas.tasks import language_model
 

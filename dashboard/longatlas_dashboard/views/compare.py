@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from longatlas import catalog
+from longatlas import catalog, measures
 from longatlas.combination import Combination, parse_spec
 from longatlas.harness import analysis
+from longatlas.measures import QUALITY
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
 from longatlas_dashboard import charts, controls, data, plots, safe, selection, takeaway, ui
 
@@ -44,11 +45,11 @@ def page() -> None:
 
 def _costs(methods: list[str]) -> tuple[Any, pd.DataFrame]:
     """Draw time and memory against T; returns the chosen setting and its rows."""
-    setting = selection.choose_setting(methods, analysis.SHAPED, key="on")
+    setting = selection.choose_setting(methods, measures.shaped(), key="on")
     if setting is None:
-        selection.nothing_measured("time or memory", methods, "speed", "memory")
+        selection.nothing_measured("time or memory", methods, *measures.shaped())
         return None, data.store().rows(keys=[])
-    chosen = selection.rows_under(methods, analysis.SHAPED, setting, key="impl")
+    chosen = selection.rows_under(methods, measures.shaped(), setting, key="impl")
     words = "Medians with 95% intervals; a cross above a plot is a cell that failed."
     st.caption(safe.plain(f"{plots.subtitle(setting, chosen)} {words}"))
     plots.all_views(chosen, key="compare")
@@ -60,8 +61,8 @@ def _quality(methods: list[str]) -> list[takeaway.Part]:
     shown = []
     for task in data.ask("tasks", tuple(methods)):
         st.markdown(f"**{safe.plain(plots.task_title(task))}**")
-        setting = selection.choose_setting(methods, ("quality",), key=f"on_{task}", phase=task)
-        chosen = selection.rows_under(methods, ("quality",), setting, task)
+        setting = selection.choose_setting(methods, (QUALITY.name,), key=f"on_{task}", phase=task)
+        chosen = selection.rows_under(methods, (QUALITY.name,), setting, task)
         shown.append((setting, chosen))
         st.caption(safe.plain(plots.subtitle(setting, chosen)))
         by_depth = analysis.depths(chosen)
@@ -75,7 +76,7 @@ def _quality(methods: list[str]) -> list[takeaway.Part]:
         if failed:
             st.caption(f"{failed} of its cells gave no number; they are in the tab Failures.")
     if not shown:
-        selection.nothing_measured("quality", methods, "quality")
+        selection.nothing_measured("quality", methods, QUALITY.name)
     return shown
 
 

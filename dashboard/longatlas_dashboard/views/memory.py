@@ -12,6 +12,7 @@ from longatlas.combination import parse_spec, state_numbers
 from longatlas.flops import Call
 from longatlas.footprint import TABLE, Setting
 from longatlas.harness import analysis, findings
+from longatlas.measures import MEMORY
 from longatlas.words import DTYPES
 from longatlas_dashboard import controls, data, marks, plots, safe, selection, settings, takeaway, ui
 
@@ -30,12 +31,12 @@ def page() -> None:
     methods = selection.choose_methods("memory")
     if not methods:
         return
-    setting = selection.choose_setting(methods, ("memory",), key="on")
+    setting = selection.choose_setting(methods, (MEMORY.name,), key="on")
     if setting is None:
-        selection.nothing_measured("memory", methods, "memory")
+        selection.nothing_measured("memory", methods, MEMORY.name)
         _table_1()
         return
-    rows = selection.rows_under(methods, ("memory",), setting, key="impl")
+    rows = selection.rows_under(methods, (MEMORY.name,), setting, key="impl")
     words = "Live tensors counted at every operation; × is the formula's."
     st.caption(safe.plain(f"{plots.subtitle(setting, rows)} {words}"))
     shown = [view for view in plots.BYTES if view.phase in set(rows["phase"])]
@@ -89,7 +90,7 @@ def _budget(rows: pd.DataFrame) -> None:
         key = controls.segments("Of", there, key="of", default=there[0], words=lambda name: WHOLE[name][0])
     with right:
         budget = controls.slid("Budget", BUDGETS, key="budget", default=64 << 20, words=marks.bytes_text)
-    failed = analysis.failures(rows, "memory", WHOLE[key][1])
+    failed = analysis.failures(rows, MEMORY.name, WHOLE[key][1])
     ui.table(fits_table(analysis.largest_that_fits(sizes[key], float(budget), failed)))
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from longatlas import catalog
+from longatlas import catalog, measures
 from longatlas.cards import Method
 from longatlas.combination import as_combination
 from longatlas.errors import LongAtlasError
-from longatlas.harness import analysis, findings
+from longatlas.harness import findings
 from longatlas.measure.influence_map import Influence
 from longatlas.words import BASELINE
 from longatlas_dashboard import (
@@ -241,14 +241,14 @@ def _paper(atlas: catalog.Catalog, method: Method) -> None:
 def _measured(method: Method) -> None:
     ui.section("Measured")
     specs = [spec for spec in data.measured()["method"] if re.split(r"[:+]", spec)[0] == method.name]
-    setting = selection.choose_setting(specs, analysis.SHAPED, key="on")
+    setting = selection.choose_setting(specs, measures.shaped(), key="on")
     if setting is None:
         ui.empty(
             "Nothing has been measured for this method yet.",
             command=f"longatlas run --methods {_beside(method.name)} --lengths 512,1024,2048",
         )
         return
-    chosen = selection.rows_under(specs, analysis.SHAPED, setting, key="impl")
+    chosen = selection.rows_under(specs, measures.shaped(), setting, key="impl")
     st.caption(safe.plain(plots.subtitle(setting, chosen)))
     plots.all_views(chosen, key="method")
     ui.table(plots.growth_table(chosen))

@@ -9,6 +9,7 @@ import streamlit as st
 
 from longatlas import catalog
 from longatlas.harness import analysis
+from longatlas.measures import QUALITY
 from longatlas.tasks.cards import CHANCE, LANGUAGE_MODEL
 from longatlas_dashboard import charts, controls, data, marks, plots, safe, selection, takeaway, ui
 
@@ -21,14 +22,14 @@ def page() -> None:
     methods = selection.choose_methods("retrieval")
     if not methods:
         return
-    stored = data.ask("metrics", tuple(methods), "quality")
+    stored = data.ask("metrics", tuple(methods), QUALITY.name)
     tasks = [task for task in data.ask("tasks", tuple(methods)) if _asks(stored, task)]
     if not tasks:
-        selection.nothing_measured("retrieval", methods, "quality", tasks=("passkey",))
+        selection.nothing_measured("retrieval", methods, QUALITY.name, tasks=("passkey",))
         return
     task = controls.segments("Task", tasks, key="task", default=tasks[0], words=plots.task_title)
-    setting = selection.choose_setting(methods, ("quality",), key="on", phase=task)
-    rows = selection.rows_under(methods, ("quality",), setting, task)
+    setting = selection.choose_setting(methods, (QUALITY.name,), key="on", phase=task)
+    rows = selection.rows_under(methods, (QUALITY.name,), setting, task)
     _about(task, setting, rows)
     _accuracy(task, rows)
     depth_maps(rows, task, key="retrieval")

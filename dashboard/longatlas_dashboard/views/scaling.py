@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from longatlas.harness import analysis
+from longatlas.measures import SPEED
 from longatlas.words import BASELINE
 from longatlas_dashboard import charts, controls, data, plots, safe, selection, takeaway, ui
 
@@ -22,11 +23,11 @@ def page() -> None:
     methods = selection.choose_methods("scaling")
     if not methods:
         return
-    setting = selection.choose_setting(methods, ("speed",), key="on")
+    setting = selection.choose_setting(methods, (SPEED.name,), key="on")
     if setting is None:
-        selection.nothing_measured("time", methods, "speed")
+        selection.nothing_measured("time", methods, SPEED.name)
         return
-    rows = selection.rows_under(methods, ("speed",), setting, key="impl")
+    rows = selection.rows_under(methods, (SPEED.name,), setting, key="impl")
     phases, unit, slopes = _controls(rows)
     st.caption(safe.plain(f"{plots.subtitle(setting, rows)} A cross is a cell that failed."))
     shown = [view for view in plots.TIMES if view.phase in phases]

@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from longatlas import measures
 from longatlas.harness import analysis
+from longatlas.measures import QUALITY
 from longatlas_dashboard import charts, controls, data, marks, plots, safe, selection, takeaway, ui
 
 COSTS = {
@@ -43,14 +45,14 @@ def page() -> None:
     methods = selection.choose_methods("trade_off")
     if not methods:
         return
-    setting = selection.choose_setting(methods, analysis.SHAPED, key="on", label="Cost measured on")
+    setting = selection.choose_setting(methods, measures.shaped(), key="on", label="Cost measured on")
     if setting is None:
-        selection.nothing_measured("time or memory", methods, "speed", "memory", "quality")
+        selection.nothing_measured("time or memory", methods, *measures.MEASURES)
         return
-    shaped = selection.rows_under(methods, analysis.SHAPED, setting, key="impl")
+    shaped = selection.rows_under(methods, measures.shaped(), setting, key="impl")
     quality = _quality(methods)
     if quality is None:
-        selection.nothing_measured("quality", methods, "quality", tasks=(TASK,))
+        selection.nothing_measured("quality", methods, QUALITY.name, tasks=(TASK,))
         return
     view, length, upto = _controls(shaped, quality)
     cost = analysis.at_length(shaped, view.metric, view.phase, length)
@@ -79,9 +81,9 @@ def _quality(methods: list[str]) -> Quality | None:
         task = controls.selected("Quality in", tasks, key="task", default=first, words=plots.task_title)
     with right:
         setting = selection.choose_setting(
-            methods, ("quality",), key="on_quality", phase=task, label="Quality measured on"
+            methods, (QUALITY.name,), key="on_quality", phase=task, label="Quality measured on"
         )
-    rows = selection.rows_under(methods, ("quality",), setting, task)
+    rows = selection.rows_under(methods, (QUALITY.name,), setting, task)
     counts = {name: analysis.measured(rows, name)["method"].nunique() for name in QUALITIES}
     there = [name for name in QUALITIES if counts[name]] or ["accuracy"]
     metric = max(there, key=lambda name: counts[name])

@@ -11,12 +11,13 @@ import pytest
 from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import KEYS, Plan, load_plan, plan_from_values, read_key
 from longatlas.harness.plan_key import split
+from longatlas.measures import shaped
 
 LENGTHS = (512, 2048)
 # Keys that a case gives, and what the suite takes where an option is not given.
 OF_A_CASE = ("lengths", "batch", "heads", "head_size")
 OFFERED = {name: key for name, key in KEYS.items() if name not in OF_A_CASE}
-DEFAULTS: dict[str, Any] = {"measure": ("speed", "memory"), "budget": 0.5, "layers": 1}
+DEFAULTS: dict[str, Any] = {"measure": shaped(), "budget": 0.5, "layers": 1}
 _CASE = re.compile(r"B(?P<batch>\d+)_T(?P<length>\d+)_H(?P<heads>\d+)_D(?P<head_size>\d+)")
 # Others than the keys of a plan.
 OWN = {

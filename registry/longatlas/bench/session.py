@@ -23,6 +23,7 @@ from longatlas.harness.executor import Executor
 from longatlas.harness.plan import Plan
 from longatlas.harness.running import PlanRun, check_device, hosts_path, log_path
 from longatlas.harness.slot_lock import device_slot
+from longatlas.measures import MEASURES, MEMORY
 from longatlas.store import Store
 
 if TYPE_CHECKING:
@@ -32,15 +33,15 @@ if TYPE_CHECKING:
 class BenchSession:
     """The cells of a pytest run and what was found for them.
 
-    timed  the cells that have a test: speed and quality, and memory where speed is not measured
+    timed  the cells that have a test: all but the memory passes beside a timing
     """
 
     def __init__(self, plans: Sequence[Plan], store: Store, baseline: Side | None, rules: Sequence[Rule]) -> None:
         self.store, self.baseline, self.rules = store, baseline, list(rules)
         self._plans = {plan: expand(plan) for plan in plans}
         self.cells = [cell for cells in self._plans.values() for cell in cells]
-        shaped = {_place(cell) for cell in self.cells if cell.measure == "speed"}
-        self.timed = [cell for cell in self.cells if cell.measure != "memory" or _place(cell) not in shaped]
+        times = {_place(cell) for cell in self.cells if MEASURES[cell.measure].timed}
+        self.timed = [cell for cell in self.cells if cell.measure != MEMORY.name or _place(cell) not in times]
         self._selected, self._asked = {cell.key for cell in self.cells}, set[str]()
         self._workers = contextlib.ExitStack()
 
@@ -57,8 +58,8 @@ class BenchSession:
 
     def memory_rows(self, cell: Cell) -> pd.DataFrame | None:
         """The rows of the memory pass of a speed cell, where the session has one."""
-        beside = next((c for c in self.cells if c.measure == "memory" and _place(c) == _place(cell)), None)
-        return self.rows(beside) if beside is not None and cell.measure == "speed" else None
+        beside = next((c for c in self.cells if c.measure == MEMORY.name and _place(c) == _place(cell)), None)
+        return self.rows(beside) if beside is not None and MEASURES[cell.measure].timed else None
 
     def found(self) -> pd.DataFrame:
         """All rows of the cells that tests have asked for."""

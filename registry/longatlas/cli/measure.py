@@ -15,6 +15,7 @@ from rich.text import Text
 from longatlas.cli.output import console, harmless, print_json, table
 from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import KEYS
+from longatlas.measures import QUALITY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +83,7 @@ def run(
     if dry_run:
         _tell_of(chosen, store, as_json)
         return
-    if chosen.preset == "paper" and "quality" in chosen.measure and not yes:
+    if chosen.preset == "paper" and QUALITY.name in chosen.measure and not yes:
         ask_first(chosen, store)
     with kept_when_interrupted(), progress_bar() as progress:
         frame = run_plan(chosen, store=store, force=force, retry_failed=retry_failed, progress=progress)

@@ -9,14 +9,16 @@ import click
 
 from longatlas.cli.measure import Command, flat_rows, json_option, print_tables, store_option
 from longatlas.cli.output import print_json
-from longatlas.harness.plan import MEASURES
+from longatlas.measures import MEASURES
 
 
 def filter_options(command: Command) -> Command:
     """The options that choose rows."""
     for option in (
         click.option("--phase", default="", help="Only this phase or task."),
-        click.option("--measure", type=click.Choice(MEASURES), metavar="NAME", help="Only speed, memory or quality."),
+        click.option(
+            "--measure", type=click.Choice(list(MEASURES)), metavar="NAME", help=f"Only one of {', '.join(MEASURES)}."
+        ),
         click.option(
             "--method",
             "methods",

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from longatlas.compare.identity import MACHINE, METHOD, SETTING, in_settings_of, is_chosen, with_identity
-from longatlas.compare.metrics import FOLLOWING, LESS, OWN_MACHINES, direction
 from longatlas.errors import LongAtlasError
+from longatlas.measures import LESS, direction, metric_of, shaped
 from longatlas.words import BASELINE, FAILED, OK
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def _key(row: Any, across: bool, *, metric: str | None = None) -> Key:
 
 def _values(rows: pd.DataFrame, across: bool) -> dict[Key, tuple[Value, str]]:
     """Key -> value and unit of every row that holds a value; ratios to vanilla of the same machine when across."""
-    silent = ["", *FOLLOWING, *(OWN_MACHINES if across else ())]
-    good = rows[(rows["status"] == OK) & ~rows["metric"].isin(silent) & rows["value"].notna()]
+    told = {name for name in rows["metric"].unique() if name and _is_compared(name, across)}
+    good = rows[(rows["status"] == OK) & rows["metric"].isin(told) & rows["value"].notna()]
     found: dict[Key, tuple[Value, str]] = {}
     base = {_beside(row): _value(row) for row in good.itertuples() if row.method == BASELINE}
     for row in good.itertuples():
@@ -151,6 +151,11 @@ def _values(rows: pd.DataFrame, across: bool) -> dict[Key, tuple[Value, str]]:
         if value is not None:
             found[_key(row, across)] = (value, RATIO if across else str(row.unit))
     return found
+
+
+def _is_compared(metric: str, across: bool) -> bool:
+    """Whether a metric says something about two sides, `across` two machines or on one."""
+    return metric_of(metric).compare in (("always",) if across else ("always", "here"))
 
 
 def _beside(row: Any) -> Key:
@@ -204,7 +209,7 @@ def _value_lines(
     for key in dict.fromkeys([*before, *after]):
         old, unit = before.get(key, (None, ""))
         new, unit = after.get(key, (None, unit))
-        cell = (*key[:7], "", *key[8:]) if key[2] != "quality" else (*key[:6], 0, "", *key[8:])
+        cell = (*key[:7], "", *key[8:]) if key[2] in shaped() else (*key[:6], 0, "", *key[8:])
         statuses = was.get(cell, ""), now.get(cell, "")
         if ((old is None or new is None) and "" in statuses) or set(statuses) & set(FAILED):
             continue  # the cell's own line says it

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from longatlas.measures import shaped
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -16,10 +18,10 @@ METHOD = ("method", "impl")
 
 
 def with_identity(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with their case as text, and their cell's T, which for quality is 0 as its rows have several."""
+    """Rows with their case as text, and their cell's T, which is 0 for a task as its rows have several."""
     return rows.assign(
         case_text=[_case_text(case) for case in rows["case"]],
-        cell_T=rows["T"].where(rows["measure"] != "quality", 0),
+        cell_T=rows["T"].where(rows["measure"].isin(shaped()), 0),
     )
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from longatlas.compare.comparison import RATIO, SAME, Line
-from longatlas.compare.metrics import LESS, MEDIANS, MORE, direction
 from longatlas.errors import LongAtlasError
+from longatlas.measures import LESS, MORE, SPEED, direction
 
 # Unit of a threshold -> its size in the metric's own unit, and the units of metrics that it can be said of.
 _UNITS: dict[str, tuple[float, tuple[str, ...]]] = {
@@ -42,7 +42,9 @@ class Rule:
 
     def matches(self, metric: str) -> bool:
         """Whether the rule is about a metric."""
-        return metric in MEDIANS if self.metric == "median" else fnmatch(metric, self.metric)
+        if self.metric == "median":
+            return any(metric == view.metric for view in SPEED.views)
+        return fnmatch(metric, self.metric)
 
     def objection(self, metric: str, unit: str) -> str:
         """Why the rule cannot judge a metric that is measured in `unit`; "" where it can."""

@@ -12,9 +12,8 @@ import pandas as pd
 from scipy.stats import linregress
 from scipy.stats import t as student
 
+from longatlas.measures import MEASURES
 from longatlas.words import ENDING, FAILED, OK, OOM
-
-SHAPED = ("speed", "memory")
 
 # A cost whose log-log slope is below this is taken not to grow with T.
 FLAT_SLOPE = 0.05
@@ -96,8 +95,9 @@ def _over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     several = several.assign(**ends)
     groups = several.groupby(keys)
     merged = several.drop_duplicates(keys, keep="last").set_index(keys)
+    averaged = [measure.name for measure in MEASURES.values() if measure.mean]
     mean, median = (groups["value"].agg(way).reindex(merged.index) for way in ("mean", "median"))
-    merged["value"] = mean.where(merged.index.get_level_values("measure") == "quality", median)
+    merged["value"] = mean.where(merged.index.get_level_values("measure").isin(averaged), median)
     merged = merged.assign(low=groups["low"].min(), high=groups["high"].max(), n=groups["n"].sum())
     return pd.concat([rows[~repeated], merged.reset_index()])
 

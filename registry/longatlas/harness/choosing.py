@@ -13,6 +13,7 @@ from longatlas.combination import Combination, parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
 from longatlas.harness.plan import Plan
+from longatlas.measures import MEASURES, SPEED
 from longatlas.words import BASELINE, ENDING
 
 COLUMNS = ("method", "ms", "bytes", "quality", "quality_T", "between")
@@ -86,9 +87,9 @@ def choose(case: Case, candidates: Sequence[str], shaped: pd.DataFrame, quality:
         ms, between = value_at(times, spec, case.T)
         # A memory that could not be taken matters to who has a limit, and where there is no time either.
         timed = not np.isnan(ms) and not between
-        failed = analysis.failures(shaped, "speed" if case.memory is None and not np.isnan(ms) else "", case.phase)
+        failed = analysis.failures(shaped, SPEED.name if case.memory is None and not np.isnan(ms) else "", case.phase)
         # Where one seed has a time, another's failure does not rule the method out.
-        failed = failed[(failed["measure"] != "speed") | (failed["T"] < case.T) | (not timed)]
+        failed = failed[(failed["measure"] != SPEED.name) | (failed["T"] < case.T) | (not timed)]
         reason = _by_card(case, spec) or _by_failure(case, spec, failed)
         if reason:
             excluded[spec] = reason
@@ -187,4 +188,4 @@ def _plan(case: Case, unmeasured: Sequence[str], plan: Plan) -> Plan | None:
     values = {"methods": tuple(unmeasured), "lengths": (case.T,), "phases": (case.phase,), "tasks": (TASK,)}
     if case.phase == "decode" and case.memory is not None:
         values["phases"] = ("prefill", "decode")  # what a decode starts from is measured after a prefill
-    return plan.with_values({**values, "measure": ("speed", "memory", "quality")})
+    return plan.with_values({**values, "measure": tuple(MEASURES)})

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from longatlas.cards import PEER
 from longatlas.errors import LongAtlasError, unknown_name
 from longatlas.harness.plan_key import Key, PlanError, split
+from longatlas.measures import MEASURES
 from longatlas.words import DEVICES, DTYPES, LEVELS, PHASES, POLICIES, PRESETS
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from longatlas.yamlfile import Entry
 
 __all__ = ["KEYS", "Plan", "PlanError", "load_plan", "plan_from_values", "plan_from_yaml", "read_key"]
-
-MEASURES = ("speed", "memory", "quality")
 
 
 def _key(default: Any, help: str, *, required: bool = False, **more: Any) -> Any:
@@ -61,8 +60,8 @@ class Plan:
         section="",
     )
     measure: tuple[str, ...] = _key(
-        MEASURES,
-        "Some of speed, memory, quality.",
+        tuple(MEASURES),
+        f"Some of {', '.join(MEASURES)}.",
         choices=lambda: MEASURES,
         label="Measure",
         address="w",
@@ -199,9 +198,8 @@ class Plan:
         return tuple(dict.fromkeys(resolved))
 
     def _check_not_empty(self) -> None:
-        shaped = "speed" in self.measure or "memory" in self.measure
-        needed = ["measure", *(("phases", "levels", "lengths") * shaped), *(("tasks",) * ("quality" in self.measure))]
-        for key in (KEYS[name] for name in needed):
+        needed = {"measure": None} | {key: None for name in self.measure for key in MEASURES[name].needs}
+        for key in map(KEYS.__getitem__, needed):
             if not getattr(self, key.name):
                 some = (
                     f"name some of {', '.join(key.offered)}" if key.choices else f"give some, such as {key.default[0]}"

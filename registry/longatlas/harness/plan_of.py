@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from longatlas.harness.cells import resolve_policy
-from longatlas.harness.plan import MEASURES, Plan, PlanError
+from longatlas.harness.plan import Plan, PlanError
+from longatlas.measures import MEASURES, SPEED, shaped
 from longatlas.words import PHASES
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def plan_of(methods: Iterable[str], setting: Mapping[str, Any], rows: pd.DataFra
         "dtype": setting["dtype"],
         "threads": 0 if int(setting["threads"]) == os.cpu_count() else int(setting["threads"]),
     }
-    if "quality" in found["measure"]:
+    if not set(values["measure"]) <= set(shaped()):
         values |= {"tasks": tuple(sorted(found["phase"])), "preset": case["preset"], "corpus": case.get("corpus", "")}
     else:
         values |= {name: int(case[name]) for name in SHAPE if name in case}
@@ -52,7 +53,7 @@ def plan_of(methods: Iterable[str], setting: Mapping[str, Any], rows: pd.DataFra
 
 
 def _policy(rows: pd.DataFrame, plan: Plan) -> str:
-    found = set(rows.loc[rows["measure"] == "speed", "policy"])
+    found = set(rows.loc[rows["measure"] == SPEED.name, "policy"])
     if len(found) > 1:
         raise PlanError("policy", f"would have to be {' and '.join(sorted(found))}; it is one for all")
     (policy,) = found or {"auto"}

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import pandas as pd
@@ -13,6 +14,7 @@ import pandas as pd
 from longatlas.combination import parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness.analysis import exponents
+from longatlas.measures import MEASURES, shaped, views
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
 from longatlas.words import BASELINE, OK
 
@@ -30,24 +32,18 @@ class Table:
 
 def summarise(frame: pd.DataFrame) -> list[Table]:
     """The tables that a set of rows gives: speed, memory, growth with T, one per quality task, and what failed."""
-    tables = [*_speed(frame), *_memory(frame), *_growth(frame), *_quality(frame), *_failures(frame)]
+    tables = [*_against_length(frame), *_growth(frame), *_quality(frame), *_failures(frame)]
     return [table for table in tables if table.lines]
 
 
-def _speed(frame: pd.DataFrame) -> Iterator[Table]:
-    times = frame[(frame["measure"] == "speed") & (frame["metric"] == frame["phase"] + "_ms")]
-    for phase in times["phase"].unique():
-        rows = times[times["phase"] == phase]
-        ratio = f" (times as fast as {BASELINE})" if BASELINE in set(rows["method"]) else ""
-        yield from _by_length(rows, f"{phase}: ms{ratio}", _time)
-
-
-def _memory(frame: pd.DataFrame) -> Iterator[Table]:
-    memory = frame[frame["measure"] == "memory"]
-    peaks = memory[memory["metric"] == "peak_bytes"]
-    for phase in ("train", "prefill"):
-        yield from _by_length(peaks[peaks["phase"] == phase], f"{phase}: peak MiB", _mebibytes)
-    yield from _by_length(memory[memory["metric"] == "state_bytes"], "state: KiB after T tokens", _kibibytes)
+def _against_length(frame: pd.DataFrame) -> Iterator[Table]:
+    """The views of every measure that has a shape and a T."""
+    for view in views():
+        chosen = (frame["measure"] == view.measure) & (frame["metric"] == view.metric) & (frame["phase"] == view.phase)
+        rows = frame[chosen]
+        timed = MEASURES[view.measure].timed
+        ratio = f" (times as fast as {BASELINE})" if timed and BASELINE in set(rows["method"]) else ""
+        yield from _by_length(rows, view.table + ratio, _time if timed else partial(_sized, view.size))
 
 
 def _growth(frame: pd.DataFrame) -> Iterator[Table]:
@@ -77,7 +73,7 @@ def _exponent(fit: Any) -> str:
 
 
 def _quality(frame: pd.DataFrame) -> Iterator[Table]:
-    quality = frame[(frame["measure"] == "quality") & ~frame["metric"].str.contains("_depth_")]
+    quality = frame[(~frame["measure"].isin(shaped())) & ~frame["metric"].str.contains("_depth_")]
     spread = "± 95%, or half the spread over seeds"
     titles = {
         "bits_per_byte": f"bits per byte by position ({spread})",
@@ -150,12 +146,8 @@ def _time(row: Any, baseline: Any) -> str:
     return f"{row.value:.3g}" + (f" ({baseline.value / row.value:.2f}x)" if baseline is not None else "")
 
 
-def _mebibytes(row: Any, baseline: Any) -> str:
-    return "–" if row is None else f"{row.value / 2**20:.4g}"
-
-
-def _kibibytes(row: Any, baseline: Any) -> str:
-    return "–" if row is None else f"{row.value / 2**10:.4g}"
+def _sized(size: float, row: Any, baseline: Any) -> str:
+    return "–" if row is None else f"{row.value / size:.4g}"
 
 
 def _share(row: Any, baseline: Any) -> str:

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
+from longatlas.columns import of_tables
 from longatlas.errors import is_about_memory
 
 Row = dict[str, Any]
 Answer = dict[str, Any]
 
-ROW_KEYS = frozenset(("metric", "value", "unit", "T", "low", "high", "n", "samples", "status", "reason"))
+ROW_KEYS = frozenset(of_tables("rows", "samples"))
 
 
 def failure(status: str, reason: str) -> Row:

@@ -10,10 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from longatlas.measures import MEASURES
 from longatlas.store.schema import JOBS, META, SCHEMA, SCHEMA_VERSION
-from longatlas.store.writing import Record, put
-
-_ROW = ("metric", "value", "unit", "low", "high", "status", "reason", "n")
+from longatlas.store.writing import ROW_DEFAULTS, Record, put
 
 
 def migrate(connection: Connection, version: int) -> None:
@@ -57,18 +56,19 @@ def _records_of_1(connection: Connection) -> Iterator[Record]:
 
 def _record_of_1(key: str, rows: list[dict[str, Any]]) -> Record:
     first = rows[0]
-    shaped = first["measure"] != "quality"
+    shaped = MEASURES[first["measure"]].shaped
     names = ("method", "impl", "measure", "phase", "seed", "machine", "device", "dtype", "threads", "source")
     return Record(
         key=key,
         **{name: first[name] for name in names},
         level="decoder" if shaped else "",
-        policy="wall" if first["measure"] == "speed" else "",
+        policy="wall" if MEASURES[first["measure"]].timed else "",
         T=first["T"] if shaped else 0,
         **{name: json.loads(first[name]) for name in ("options", "case", "versions")},
         finished=first["finished"],
         seconds=first["seconds"],
         rows=[
-            {"T": row["T"], "samples": json.loads(row["samples"]), **{name: row[name] for name in _ROW}} for row in rows
+            {"T": row["T"], "samples": json.loads(row["samples"]), **{name: row[name] for name in ROW_DEFAULTS}}
+            for row in rows
         ],
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from longatlas.measures import MEMORY, QUALITY, SPEED
 from longatlas.store.schema import CELLS, FLAT, ROWS, SERIES, SETTINGS
 from longatlas.store.store import Store, flat_rows
 
@@ -45,7 +46,7 @@ def methods_on(store: Store, machine: str) -> pd.DataFrame:
 
     Columns: method, checked (it has a time, which is taken only after the comparison with its reference).
     """
-    timed = sa.func.max(sa.case((SERIES.c.measure == "speed", 1), else_=0))
+    timed = sa.func.max(sa.case((SERIES.c.measure == SPEED.name, 1), else_=0))
     query = (
         sa.select(SERIES.c.method, timed.label("checked"))
         .join(CELLS, CELLS.c.series == SERIES.c.id)
@@ -97,7 +98,7 @@ def _measured_series(newest: sa.Subquery) -> sa.FromClause:
 
 def tasks(store: Store, methods: Sequence[str]) -> list[str]:
     """Quality tasks that methods were measured in, the first measured first."""
-    query = sa.select(SERIES.c.phase).where(SERIES.c.measure == "quality", SERIES.c.method.in_(list(methods)))
+    query = sa.select(SERIES.c.phase).where(SERIES.c.measure == QUALITY.name, SERIES.c.method.in_(list(methods)))
     with store.reading() as connection:
         return list(connection.execute(query.group_by(SERIES.c.phase).order_by(sa.func.min(SERIES.c.id))).scalars())
 
@@ -151,7 +152,7 @@ def past(store: Store, methods: Sequence[str]) -> pd.DataFrame:
         *(SETTINGS.c[name] for name in ("machine", "device", "dtype", "threads", "case")),
         CELLS.c.T,
         CELLS.c.seconds,
-        sa.case((SERIES.c.measure == "memory", peak.scalar_subquery())).label("peak"),
+        sa.case((SERIES.c.measure == MEMORY.name, peak.scalar_subquery())).label("peak"),
         *(
             (timed.c[name] / 1000.0).label(label)
             for name, label in (("value", "median"), ("low", "low"), ("high", "high"))
@@ -160,7 +161,7 @@ def past(store: Store, methods: Sequence[str]) -> pd.DataFrame:
     )
     tables = CELLS.join(SERIES, CELLS.c.series == SERIES.c.id).join(SETTINGS, SERIES.c.setting == SETTINGS.c.id)
     its_time = (timed.c.cell == CELLS.c.id) & (timed.c.metric == SERIES.c.phase + "_ms")
-    tables = tables.outerjoin(timed, its_time & (SERIES.c.measure == "speed"))
+    tables = tables.outerjoin(timed, its_time & (SERIES.c.measure == SPEED.name))
     chosen = (SERIES.c.method.in_(list(methods)), CELLS.c.latest == 1, CELLS.c.status == "ok")
     return store.frame(sa.select(*columns).select_from(tables).where(*chosen).order_by(CELLS.c.finished))
 

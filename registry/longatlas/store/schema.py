@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from longatlas.columns import COLUMNS
+
 SCHEMA_VERSION = 4
 
 SCHEMA = sa.MetaData()
@@ -120,37 +122,5 @@ JOBS = sa.Table(
 
 # A flat row, as Store.rows and every export give it: name -> column.
 FLAT: dict[str, sa.Column[object]] = {
-    "id": ROWS.c.id,
-    "cell": CELLS.c.key,
-    "method": SERIES.c.method,
-    "options": SERIES.c.options,
-    "impl": SERIES.c.impl,
-    "measure": SERIES.c.measure,
-    "phase": SERIES.c.phase,
-    "level": SERIES.c.level,
-    "policy": SERIES.c.policy,
-    "T": ROWS.c.T,
-    "metric": ROWS.c.metric,
-    "value": ROWS.c.value,
-    "unit": ROWS.c.unit,
-    "low": ROWS.c.low,
-    "high": ROWS.c.high,
-    "status": ROWS.c.status,
-    "reason": ROWS.c.reason,
-    "device": SETTINGS.c.device,
-    "dtype": SETTINGS.c.dtype,
-    "case": SETTINGS.c.case,
-    "seed": CELLS.c.seed,
-    "threads": SETTINGS.c.threads,
-    "n": ROWS.c.n,
-    "samples": SAMPLES.c.samples,
-    "machine": SETTINGS.c.machine,
-    "versions": CELLS.c.versions,
-    "source": CELLS.c.source,
-    "origin": CELLS.c.origin,
-    "seconds": CELLS.c.seconds,
-    "created": CELLS.c.finished,
+    column.name: SCHEMA.tables[column.table].c[column.stored or column.name] for column in COLUMNS.values()
 }
-
-# Columns of a flat row that hold JSON.
-JSON_COLUMNS = ("options", "case", "samples", "versions")

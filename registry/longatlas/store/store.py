@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DatabaseError
 
+from longatlas.columns import JSON_COLUMNS
 from longatlas.errors import LongAtlasError
 from longatlas.harness.cells import Cell, environment
 from longatlas.store.connection import connect, explain, is_sqlite, set_wal, store_name, store_url
@@ -21,7 +22,6 @@ from longatlas.store.migrations import migrate
 from longatlas.store.schema import (
     CELLS,
     FLAT,
-    JSON_COLUMNS,
     META,
     ROWS,
     SAMPLES,

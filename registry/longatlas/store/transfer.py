@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longatlas.columns import COLUMNS, JSON_COLUMNS, checked, of_tables
 from longatlas.errors import LongAtlasError, unknown_name
-from longatlas.harness.plan import MEASURES
+from longatlas.measures import MEASURES
 from longatlas.store.plain import plain_rows
-from longatlas.store.schema import CELLS, FLAT, JSON_COLUMNS
+from longatlas.store.schema import CELLS
 from longatlas.store.store import Store
 from longatlas.store.writing import Record, put
-from longatlas.words import DEVICES, DTYPES, LEVELS, OK, PHASES, POLICIES, STATUSES
+from longatlas.words import LEVELS, OK, PHASES, POLICIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,12 +29,6 @@ Reader = Callable[[Path, Callable[[str], None], int], list[dict[str, Any]]]
 LARGEST_FILE = 512 << 20  # bytes
 MOST_ROWS = 1_000_000  # of one file
 MOST_LAYERS = 10_000
-DAY = 86_400.0
-_INTEGERS = ("T", "seed", "threads", "n")
-_NUMBERS = ("value", "low", "high", "seconds", "created")
-_MADE_HERE = ("id", "origin")  # not what was measured: given anew by the store that takes the rows
-# What an export of an earlier version, or of another tool, may lack.
-_OPTIONAL: dict[str, Any] = {"samples": [], "seconds": 0.0, "level": "", "policy": "", "reason": "", "n": 0}
 
 
 @dataclass(frozen=True)
@@ -133,9 +127,10 @@ def _read_csv(path: Path, tell: Tell, most: int) -> Rows:
     import pandas as pd
 
     # Text that looks like a number stays text.
-    kinds: Any = {name: str for name in FLAT if name not in (*_INTEGERS, *_NUMBERS, "id")}
+    kinds: Any = {column.name: str for column in COLUMNS.values() if column.kind not in (int, float)}
+    empty = {column.name: [""] for column in COLUMNS.values() if column.kind is float}
     try:
-        frame = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _NUMBERS}, dtype=kinds)
+        frame = pd.read_csv(path, keep_default_na=False, na_values=empty, dtype=kinds)
     except pd.errors.EmptyDataError:  # not even the names of columns
         return []
     return plain_rows(frame)
@@ -175,9 +170,7 @@ def _decoded_bytes(column: Any) -> int:
 def _read_json(path: Path, tell: Tell, most: int) -> Rows:
     found = json.loads(path.read_text())
     if isinstance(found, dict) and "benchmarks" in found:
-        from longatlas.bench.records import rows_of_benchmarks
-
-        rows, others = rows_of_benchmarks(found, str(path))
+        rows, others = _rows_of_benchmarks(found, str(path))
         if others:
             tell(f"{path}: {others} benchmarks of other suites are left out: they have no rows of longatlas's")
         return rows
@@ -186,80 +179,41 @@ def _read_json(path: Path, tell: Tell, most: int) -> Rows:
     return found
 
 
+def _rows_of_benchmarks(saved: dict[str, Any], file: str) -> tuple[Rows, int]:
+    """The flat rows of a file that pytest-benchmark saved, and how many benchmarks of other suites it has besides.
+
+    Raises LongAtlasError when it has none of longatlas's.
+    """
+    ours = [b["extra_info"]["longatlas"] for b in saved["benchmarks"] if "longatlas" in b.get("extra_info", {})]
+    others = len(saved["benchmarks"]) - len(ours)
+    if not ours:
+        raise LongAtlasError(
+            f"'{file}' has {others} benchmarks, none of longatlas's; those that `pytest --pyargs longatlas.bench` "
+            "saves can be read"
+        )
+    return [row for rows in ours for row in rows], others
+
+
 _READERS: dict[str, Reader] = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}
 
 
 def _checked(row: Mapping[str, Any], place: str) -> dict[str, Any]:
     """A row with every column of its right type, or an error that names the column."""
-    unknown = set(row) - set(FLAT)
+    unknown = set(row) - set(COLUMNS)
     if unknown:
         name = min(unknown).encode(errors="backslashreplace").decode()
-        raise LongAtlasError(f"{place}: {unknown_name('column', name, FLAT)}")
-    made = {name: default for name, default in _OPTIONAL.items() if row.get(name) is None} | {
-        name: value for name, value in row.items() if value is not None or name in ("value", "low", "high")
-    }
-    for name in FLAT:
-        if name not in _MADE_HERE:
-            made[name] = _value(name, made.get(name), place)
+        raise LongAtlasError(f"{place}: {unknown_name('column', name, COLUMNS)}")
+    made = {name: checked(name, row.get(name), place) for name, column in COLUMNS.items() if not column.ours}
     _check_words(made, place)
-    return {name: made[name] for name in FLAT if name not in _MADE_HERE}
-
-
-def _value(name: str, value: Any, place: str) -> Any:
-    if name in ("value", "low", "high") and (value is None or (isinstance(value, float) and math.isnan(value))):
-        return None
-    if name in JSON_COLUMNS:
-        return _json_value(name, value, place)
-    kind: Any = int if name in _INTEGERS else (int, float) if name in _NUMBERS else str
-    if isinstance(value, str):
-        _check_unicode(name, value, place)
-    if isinstance(value, float) and name in _INTEGERS and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, kind):
-        words = "a whole number" if name in _INTEGERS else "a number" if name in _NUMBERS else "text"
-        raise LongAtlasError(f"{place}: {name} is {value!r}; expected {words}")
-    if name in _INTEGERS and not 0 <= value < 2**63:
-        raise LongAtlasError(f"{place}: {name} is {value}; expected a whole number from 0 up to 2^63")
-    if name in ("seconds", "created") and not 0 <= value <= time.time() + DAY:
-        what = "seconds since 1970, not in the future" if name == "created" else "seconds that a cell took"
-        raise LongAtlasError(f"{place}: {name} is {value}; expected {what}")
-    return float(value) if name in _NUMBERS else value
-
-
-def _json_value(name: str, value: Any, place: str) -> Any:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise LongAtlasError(f"{place}: {name} is {value[:60]!r}; expected JSON") from None
-    kind = list if name == "samples" else dict
-    numbers = name != "samples" or (isinstance(value, list) and all(type(x) in (int, float) for x in value))
-    if not isinstance(value, kind) or not numbers:
-        raise LongAtlasError(
-            f"{place}: {name} is {value!r}; expected {'a list of numbers' if kind is list else 'an object'}"
-        )
-    if kind is dict:
-        _check_unicode(name, json.dumps(value, ensure_ascii=False), place)
-    return value
-
-
-def _check_unicode(name: str, text: str, place: str) -> None:
-    r"""No database takes half of a character, which JSON can write as \ud800."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = ascii(text[error.start])
-        raise LongAtlasError(f"{place}: {name} holds {half}, half of a character; expected Unicode text") from None
+    return made
 
 
 def _check_words(row: Mapping[str, Any], place: str) -> None:
-    shaped = row["measure"] != "quality"
-    known = {"measure": MEASURES, "status": STATUSES, "device": DEVICES, "dtype": DTYPES}
-    if shaped:
-        known |= {"phase": PHASES, "level": ("", *LEVELS), "policy": ("", *POLICIES)}
+    shaped = MEASURES[row["measure"]].shaped
+    known = {"phase": PHASES, "level": ("", *LEVELS), "policy": ("", *POLICIES)} if shaped else {}
     for name, words in known.items():
         if row[name] not in words:
-            raise LongAtlasError(f"{place}: {unknown_name(name, row[name], words)}")
+            raise LongAtlasError(f"{place}: {name} is the {unknown_name('value', row[name], words)}")
     _check_case(row["case"], shaped, place)
     for name in ("cell", "method"):
         if not row[name]:
@@ -282,21 +236,20 @@ def _check_case(case: Mapping[str, Any], shaped: bool, place: str) -> None:
 
 
 def _records(rows: Rows, origin: str) -> Iterator[Record]:
-    shared = ("method", "options", "impl", "measure", "phase", "level", "policy", "seed", "machine", "device")
-    more = ("dtype", "threads", "case", "source", "versions", "seconds")
+    shared = of_tables("settings", "series", "cells")
     order = {key: number for number, key in reversed(list(enumerate(row["cell"] for row in rows)))}
     for key, group in groupby(sorted(rows, key=lambda row: order[row["cell"]]), key=lambda row: row["cell"]):
-        found = list(group)
-        first = found[0]
-        for name in (*shared, *more):
-            if any(row[name] != first[name] for row in found):
+        members = list(group)
+        first = members[0]
+        for name in shared:
+            if any(row[name] != first[name] for row in members):
                 raise LongAtlasError(f"cell '{key}' has rows that differ in {name}; all rows of a cell are of one run")
-        values = ("metric", "value", "unit", "low", "high", "status", "reason", "n", "T", "samples")
+        facts = {name: first[name] for name in shared if name not in ("cell", "created")}
         yield Record(
             key=key,
-            **{name: first[name] for name in (*shared, *more)},
-            T=first["T"] if first["measure"] != "quality" else 0,
+            **facts,
+            T=first["T"] if MEASURES[first["measure"]].shaped else 0,
             finished=first["created"],
             origin=origin,
-            rows=[{name: row[name] for name in values} for row in found],
+            rows=[{name: row[name] for name in of_tables("rows", "samples")} for row in members],
         )

@@ -12,20 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from longatlas.columns import COLUMNS, REQUIRED, of_tables
 from longatlas.store.schema import CELLS, ROWS, SAMPLES, SERIES, SETTINGS
 
-_SETTING = ("machine", "device", "dtype", "threads", "case")
-_SERIES = ("setting", "method", "options", "impl", "measure", "phase", "level", "policy")
-ROW_DEFAULTS: dict[str, Any] = {
-    "metric": "",
-    "value": None,
-    "unit": "",
-    "low": None,
-    "high": None,
-    "status": "ok",
-    "reason": "",
-    "n": 0,
-}
+_SETTING, _SERIES = of_tables("settings"), of_tables("series")
+# A worker's row may leave these out.
+ROW_DEFAULTS = {name: COLUMNS[name].default for name in of_tables("rows") if COLUMNS[name].default is not REQUIRED}
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,7 @@ def _insert_rows(connection: Connection, record: Record, series: int, cell: int)
 def _series_id(connection: Connection, record: Record) -> int:
     facts = {name: getattr(record, name) for name in _SETTING} | {"case": canonical(record.case)}
     setting = _find_or_make(connection, SETTINGS, facts)
-    series = {name: getattr(record, name) for name in _SERIES if name != "setting"}
+    series = {name: getattr(record, name) for name in _SERIES}
     return _find_or_make(connection, SERIES, {**series, "setting": setting, "options": canonical(record.options)})
 
 
