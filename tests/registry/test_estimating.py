@@ -15,7 +15,7 @@ from longatlas import UnsupportedError
 from longatlas.catalog import load_catalog
 from longatlas.harness import estimating
 from longatlas.harness.cells import Cell, expand
-from longatlas.harness.estimating import estimate, expected_seconds, least_peak
+from longatlas.harness.estimating import Predictor, estimate, least_peak
 from longatlas.harness.plan import Plan
 from longatlas.measure import levels
 from longatlas.measure.memory import memory_rows
@@ -38,8 +38,8 @@ def _small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan_of(method: str = "vanilla", **changes: Any) -> Plan:
-    values = {"measure": ("memory",), "phases": ("prefill",), "lengths": (512,), "threads": 1}
-    return Plan(methods=(method,), **{**values, **changes})
+    values = {"methods": (method,), "measure": ("memory",), "phases": ("prefill",), "lengths": (512,), "threads": 1}
+    return Plan(**{**values, **changes})
 
 
 def timing(store: Store, cell: Cell, seconds: float, median: float, half: float, n: int) -> None:
@@ -102,17 +102,17 @@ def test_a_known_prefill_is_a_bound_for_training(store: Store) -> None:
 def test_a_guess_grows_with_the_work_and_ends_at_the_timeout(store: Store) -> None:
     plan = plan_of(measure=("speed", "memory"), phases=("train", "prefill", "decode"), lengths=(8, 8192, 1 << 20))
     cells = expand(plan)
-    expected = expected_seconds(store, plan, cells)
-    seconds = {(cell.measure, cell.phase, cell.T): expected[cell.key] for cell in cells}
+    predictor = Predictor.of(store, plan, cells)
+    seconds = {(cell.measure, cell.phase, cell.T): predictor.seconds(cell) for cell in cells}
     for measure in ("speed", "memory"):
         for phase in ("train", "prefill", "decode"):
             assert seconds[measure, phase, 8] < seconds[measure, phase, 8192] < seconds[measure, phase, 1 << 20]
         assert seconds[measure, "prefill", 8192] < seconds[measure, "train", 8192]
         assert seconds[measure, "train", 1 << 20] == plan.timeout
-    assert seconds["speed", "prefill", 8] == pytest.approx(estimating.START["speed"] + plan.budget, rel=1e-3)
+    assert seconds["speed", "prefill", 8] == pytest.approx(2.0 + plan.budget, rel=1e-3)
     of_linear = {"methods": ("linear_transformer",), "measure": ("speed",), "phases": ("prefill",), "lengths": (8192,)}
     linear = plan.with_values(of_linear)
-    assert sum(expected_seconds(store, linear, expand(linear)).values()) < seconds["speed", "prefill", 8192]
+    assert estimate(store, linear, expand(linear)).seconds < seconds["speed", "prefill", 8192]
 
 
 @pytest.mark.parametrize("formula", ["lambda call: 1 / 0", "None"])
@@ -161,3 +161,37 @@ assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=pace.seconds(60))
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_corrects_what_is_expected_of_the_rest(store: Store) -> None:
+    plan = plan_of(methods=("vanilla", "alibi"), lengths=(100, 400), phases=("prefill", "decode"), timeout=50.0)
+    cells = expand(plan)
+    predictor = Predictor.of(store, plan, cells)
+    before = {cell.key: predictor.seconds(cell) for cell in cells}
+    first = next(cell for cell in cells if cell.phase == "prefill")
+    predictor.learn(first, 3 * before[first.key])
+    for cell in cells:
+        times = 3 if cell.phase == "prefill" else 1
+        assert predictor.seconds(cell) == pytest.approx(times * before[cell.key]), "only its kind is as slow"
+    predictor.learn(first, 1e6)
+    assert predictor.seconds(first) == 50.0, "nothing takes longer than the timeout"
+
+
+def test_what_was_measured_before_and_what_is_guessed_have_paces_of_their_own(store: Store) -> None:
+    plan = plan_of(methods=("vanilla", "alibi"), lengths=(512,))
+    vanilla, alibi = expand(plan)
+    store.save(vanilla, [{"metric": "peak_bytes", "value": 1.0}], 10.0)
+    predictor = Predictor.of(store, plan, [vanilla, alibi])
+    guess = predictor.seconds(alibi)
+    assert (predictor.is_known(vanilla), predictor.is_known(alibi)) == (True, False)
+    predictor.learn(vanilla, 40.0)
+    assert predictor.seconds(vanilla) == pytest.approx(40.0)
+    assert predictor.seconds(alibi) == guess
+
+
+def test_a_trial_counts_before_all_else_and_knows_no_timeout(store: Store) -> None:
+    plan = plan_of(measure=("quality",), tasks=("mqar",), timeout=60.0)
+    (cell,) = expand(plan)
+    predictor = Predictor.of(store, plan, [cell])
+    predictor.tell(cell, 7000.0)
+    assert (predictor.seconds(cell), predictor.unlimited(cell)) == (60.0, 7000.0)

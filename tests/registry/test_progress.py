@@ -1,4 +1,4 @@
-"""Progress: what is told, how long the rest is expected to take, and what a terminal and a pipe get to see."""
+"""Progress: what is told, what a terminal and a pipe get to see."""
 
 from __future__ import annotations
 
@@ -11,67 +11,12 @@ from rich.console import Console
 from longatlas.harness import progress
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.plan import Plan
-from longatlas.harness.progress import Pace, Progress, progress_bar
+from longatlas.harness.progress import Progress, progress_bar
 
 
 def cells(**changes: Any) -> list[Cell]:
     values = {"methods": ("vanilla", "alibi"), "measure": ("memory",), "phases": ("prefill",), "lengths": (100, 400)}
     return expand(Plan(**{**values, **changes}))
-
-
-def test_nothing_is_expected_before_anything_is_known() -> None:
-    pace = Pace(cells())
-    assert pace.left is None
-    pace.finish(cells()[0], 0.0)
-    assert pace.left is None, "a cell that was in the store says nothing"
-
-
-def test_a_memory_pass_is_expected_in_proportion_to_its_length() -> None:
-    all_cells = cells()
-    assert [cell.T for cell in all_cells] == [100, 100, 400, 400]
-    pace = Pace(all_cells)
-    pace.finish(all_cells[0], 2.0)
-    assert pace.left == pytest.approx(2.0 + 8.0 + 8.0)
-    pace.finish(all_cells[1], 4.0)
-    assert pace.left == pytest.approx(2 * 4 * 3.0)
-    for cell in all_cells[2:]:
-        pace.finish(cell, 10.0)
-    assert pace.left == 0
-
-
-def test_a_timing_takes_its_budget_at_any_length_and_an_unknown_kind_the_mean() -> None:
-    all_cells = cells(measure=("speed",), phases=("prefill", "decode"))
-    pace = Pace(all_cells)
-    first = all_cells[0]
-    pace.finish(first, 3.0)
-    assert pace.left == pytest.approx(3.0 * (len(all_cells) - 1))
-
-
-def test_a_kind_not_met_yet_counts_as_what_was_expected_of_it() -> None:
-    all_cells = cells(measure=("memory", "quality"), tasks=("mqar",), methods=("vanilla",), lengths=(100,))
-    memory, quality = all_cells
-    pace = Pace(all_cells, {memory.key: 1.0, quality.key: 90.0})
-    assert pace.left == 91.0
-    pace.finish(memory, 3.0)
-    assert pace.left == 90.0, "not as long as the memory pass"
-    pace.finish(quality, 200.0)
-    assert pace.left == 0
-
-
-def test_what_was_measured_counts_before_what_was_expected() -> None:
-    all_cells = cells(lengths=(100,))
-    pace = Pace(all_cells, {cell.key: 50.0 for cell in all_cells})
-    pace.finish(all_cells[0], 2.0)
-    assert pace.left == 2.0
-
-
-def test_some_that_nothing_was_expected_of_count_as_the_mean() -> None:
-    all_cells = cells(measure=("speed",), phases=("prefill", "decode"), methods=("vanilla",), lengths=(100,))
-    prefill = all_cells[0]
-    pace = Pace(all_cells, {prefill.key: 50.0})
-    assert pace.left is None
-    pace.finish(prefill, 2.0)
-    assert pace.left == 2.0
 
 
 def show(steps: list[Progress], monkeypatch: pytest.MonkeyPatch, *, terminal: bool, **options: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a plan would take: seconds and peak memory, from what was measured before, else by formula; nothing is run."""
+"""What cells take, seconds and peak memory: one Predictor for the Run page, a run's time left and the preset paper."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from longatlas.combination import Combination, operation_flops, parse_spec, stat
 from longatlas.flops import Call, causal_softmax
 from longatlas.harness.cells import Cell, machine_name
 from longatlas.harness.plan import Plan
+from longatlas.measures import CALLS, MEASURES
 from longatlas.store import Store, queries
 from longatlas.words import BASELINE, DTYPES
 
-# Seconds of a cell that nothing like it was measured before: a worker's start and its check.
-START = {"speed": 2.0, "memory": 1.0, "quality": 5.0}
-TRAINING = {"smoke": 5.0, "demo": 20.0, "quick": 90.0, "paper": 86_400.0}
 # Operations a second of small products in eager mode: a core reaches some ten times as many in large products, a GPU
 # too, and a guess that is too long is better than one that is too short.
 RATES = {"cpu": 1e10, "cuda": 1e13}
-CALLS = {"speed": 7, "memory": 3}  # at least: the first, one to warm up and five samples; one to warm up and a slow one
 FORWARD_AND_BACKWARD = 3  # products for each product of forward
 # When longatlas.measure.speed stops before its budget is spent.
 KNOWN, FEWEST, MOST = 0.02, 10, 1000  # width of the interval as a share of the median; samples
@@ -62,43 +59,103 @@ class Estimate:
 
 
 def estimate(store: Store, plan: Plan, missing: Sequence[Cell]) -> Estimate:
-    """Estimate what is missing of a plan: by the log-log line in T through cells of the same method, phase and case.
-
-    Where there are none, time is guessed from the method's formula of operations, and the peak is a lower bound.
-    """
-    past = _past(store, plan, missing)
+    """Estimate what is missing of a plan; nothing is run. See Predictor."""
+    predictor = Predictor.of(store, plan, missing)
     limit = plan.memory_gib * 2**30 or USABLE * _memory(plan.device)
-    took = [_took(past, plan, cell) for cell in missing]
-    seconds = sum(_seconds(plan, cell, known) for cell, known in zip(missing, took, strict=True))
-    found = {cell.label: _peak(past, cell) for cell in missing}
-    peaks = {label: peak for label, peak in found.items() if peak is not None}
+    every = {cell.label: predictor.peak(cell) for cell in missing}
+    peaks = {label: peak for label, peak in every.items() if peak is not None}
     largest = max(peaks, key=lambda label: peaks[label].bytes, default="")
     too_large = tuple(label for label, peak in peaks.items() if peak.bytes > limit)
     peak = peaks.get(largest, Peak(0.0, at_least=False))
-    return Estimate(seconds, took.count(None), peak.bytes or None, largest, peak.at_least, limit, too_large)
+    guessed = sum(not predictor.is_known(cell) for cell in missing)
+    seconds = sum(map(predictor.seconds, missing))
+    return Estimate(seconds, guessed, peak.bytes or None, largest, peak.at_least, limit, too_large)
 
 
-def expected_seconds(store: Store, plan: Plan, cells: Sequence[Cell]) -> dict[str, float]:
-    """Key -> seconds that each cell is expected to take, as `estimate` adds them up."""
-    past = _past(store, plan, cells)
-    return {cell.key: _seconds(plan, cell, _took(past, plan, cell)) for cell in cells}
+class Predictor:
+    """Expects what cells of a plan take, and corrects itself while they are measured.
+
+    Before a cell of its kind has been finished, a cell takes what cells that differ from it by T alone took: by the
+    log-log line through them. Where there are none, the measure's rule of thumb stands in, from the method's formula of
+    operations. What cells of a run took beside what was expected of them then scales the others of their measure,
+    phase and basis.
+
+    past  finished cells (longatlas.store.queries.past)
+    """
+
+    def __init__(self, plan: Plan, past: pd.DataFrame) -> None:
+        self._plan, self._past = plan, past
+        self._tried: dict[str, float] = {}
+        self._before: dict[str, tuple[float, bool]] = {}
+        self._paces: dict[tuple[str, str, bool], tuple[float, float]] = {}
+
+    @classmethod
+    def of(cls, store: Store, plan: Plan, cells: Sequence[Cell]) -> Predictor:
+        """One that knows what a store has of the methods of a plan; the store is only asked where there are cells."""
+        return cls(plan, queries.past(store, plan.methods) if cells else pd.DataFrame())
+
+    def is_known(self, cell: Cell) -> bool:
+        """Whether cells like it were measured before: else a rule of thumb stands for it."""
+        return self._expected(cell)[1]
+
+    def seconds(self, cell: Cell) -> float:
+        """What a cell is expected to take, at most the plan's timeout."""
+        return min(self._plan.timeout, self.unlimited(cell))
+
+    def unlimited(self, cell: Cell) -> float:
+        """What a cell would take without a timeout."""
+        if cell.key in self._tried:
+            return self._tried[cell.key]
+        expected, known = self._expected(cell)
+        took, should = self._paces.get((cell.measure, cell.phase, known), (1.0, 1.0))
+        return expected * took / should
+
+    def tell(self, cell: Cell, seconds: float) -> None:
+        """A trial of the cell's own first steps said that it takes `seconds`: nothing else is as good."""
+        self._tried[cell.key] = seconds
+
+    def learn(self, cell: Cell, seconds: float) -> None:
+        """A cell of this run has been measured in `seconds`."""
+        expected, known = self._expected(cell)
+        kind = (cell.measure, cell.phase, known)
+        took, should = self._paces.get(kind, (0.0, 0.0))
+        self._paces[kind] = (took + seconds, should + expected)
+
+    def peak(self, cell: Cell) -> Peak | None:
+        """The measured line where there is one, else the most that is needed at least; None where nothing is known.
+
+        Backward needs what a prefill needs and more, and decoding begins with a prefill.
+        """
+        if not cell.T:
+            return None
+        measured = _at(_peaks_like(self._past, cell, cell.phase), "peak", cell.T)
+        if measured is not None:
+            return Peak(measured, at_least=False)
+        if cell.phase == "train" and parse_spec(cell.method).fills("context"):
+            return None  # it is not trained
+        least = max(_at(_peaks_like(self._past, cell, "prefill"), "peak", cell.T) or 0.0, least_peak(cell))
+        return Peak(least, at_least=True) if least else None
+
+    def _expected(self, cell: Cell) -> tuple[float, bool]:
+        """Seconds before anything of this run is known, and whether cells like it were measured."""
+        if cell.key not in self._before:
+            took = _took(self._past, self._plan, cell)
+            seconds = _guess(self._plan, cell) if took is None else took
+            self._before[cell.key] = (min(self._plan.timeout, seconds), took is not None)
+        return self._before[cell.key]
 
 
 # From the store
 
 
-def _past(store: Store, plan: Plan, cells: Sequence[Cell]) -> pd.DataFrame:
-    return queries.past(store, plan.methods) if cells else pd.DataFrame()
-
-
 def _took(past: pd.DataFrame, plan: Plan, cell: Cell) -> float | None:
     """Seconds by the cells that differ by T alone; the samples of a timing as this plan's budget would have them."""
     like = _like(past, cell)
-    if cell.measure != "speed" or like.empty:
+    if not MEASURES[cell.measure].timed or like.empty:
         return _at(like, "seconds", cell.T)
     took = _at(like.assign(seconds=_with_budget(like, plan.budget)), "seconds", cell.T)
     median = _at(like, "median", cell.T)
-    return took if took is None or median is None else max(took, CALLS["speed"] * median)
+    return took if took is None or median is None else max(took, CALLS * median)
 
 
 def _with_budget(past: pd.DataFrame, budget: float) -> Any:
@@ -122,22 +179,6 @@ def _like(past: pd.DataFrame, cell: Cell) -> pd.DataFrame:
     found = past[np.logical_and.reduce([past[name] == getattr(cell, name) for name in names])]
     found = found[found["machine"] == machine_name()]
     return found[[case == cell.case for case in found["case"]]] if len(found) else found
-
-
-def _peak(past: pd.DataFrame, cell: Cell) -> Peak | None:
-    """The measured line where there is one, else the most that is needed at least; None where nothing is known.
-
-    Backward needs what a prefill needs and more, and decoding begins with a prefill.
-    """
-    if not cell.T:
-        return None
-    measured = _at(_peaks_like(past, cell, cell.phase), "peak", cell.T)
-    if measured is not None:
-        return Peak(measured, at_least=False)
-    if cell.phase == "train" and parse_spec(cell.method).fills("context"):
-        return None  # it is not trained
-    least = max(_at(_peaks_like(past, cell, "prefill"), "peak", cell.T) or 0.0, least_peak(cell))
-    return Peak(least, at_least=True) if least else None
 
 
 def _peaks_like(past: pd.DataFrame, cell: Cell, phase: str) -> pd.DataFrame:
@@ -204,20 +245,12 @@ def least_peak(cell: Cell) -> float:
     return int(cell.case["batch"]) * DTYPES[cell.dtype] * numbers
 
 
-def _seconds(plan: Plan, cell: Cell, took: float | None) -> float:
-    """What a cell took before, else a guess; never more than the plan's timeout."""
-    return min(plan.timeout, _guess(plan, cell) if took is None else took)
-
-
 def _guess(plan: Plan, cell: Cell) -> float:
-    """A rule of thumb: a start, then the preset's training, or as many calls as there must be."""
-    if cell.measure == "quality":
-        return START["quality"] + TRAINING[plan.preset]
-    calls = CALLS[cell.measure] * _operations(cell, cell.phase)
-    before = _operations(cell, "prefill") if cell.phase == "decode" else 0.0
-    least = plan.budget if cell.measure == "speed" else 0.0
-    rate = RATES[cell.device]
-    return START[cell.measure] + before / rate + max(least, calls / rate)
+    """The measure's rule of thumb, from what its calls take by formula."""
+    measure, rate = MEASURES[cell.measure], RATES[cell.device]
+    call = _operations(cell, cell.phase) / rate if measure.shaped else 0.0
+    before = _operations(cell, "prefill") / rate if cell.phase == "decode" else 0.0
+    return measure.guess(plan, before, call)
 
 
 def _operations(cell: Cell, phase: str) -> float:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from longatlas.harness.cells import Cell
@@ -18,7 +17,7 @@ class Progress:
     done, total  cells
     kept         it was in the store already
     seconds      it took, of which `work` in the measured code itself
-    left         seconds that the rest will take at the pace so far; None before anything is known
+    left         seconds that the rest is expected to take; None where nothing expects it
     """
 
     cell: Cell
@@ -33,49 +32,6 @@ class Progress:
 
 
 Listener = Callable[[Progress], None]
-
-
-class Pace:
-    """Expects a cell to take as long as those of its kind did, in proportion to T.
-
-    expected  seconds of cells by their keys (longatlas.harness.estimating.expected_seconds): they count for a kind that
-              has not been met yet
-    """
-
-    def __init__(self, cells: Sequence[Cell], expected: Mapping[str, float] | None = None) -> None:
-        self._waiting = {cell.key: cell for cell in cells}
-        self._before = dict(expected or {})
-        self._seconds: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-
-    def finish(self, cell: Cell, seconds: float) -> None:
-        """A cell is done; `seconds` is 0 for one that was not measured."""
-        self._waiting.pop(cell.key, None)
-        if seconds:
-            self._seconds[_kind(cell)][cell.T].append(seconds)
-
-    @property
-    def left(self) -> float | None:
-        """Seconds; what nothing was expected of counts as the mean of what was measured, and before that gives None."""
-        expected = [self._expected(cell) for cell in self._waiting.values()]
-        known = [seconds for seconds in expected if seconds is not None]
-        every = [s for lengths in self._seconds.values() for times in lengths.values() for s in times]
-        if not every and (len(known) < len(expected) or not self._before):
-            return None
-        return sum(known) + (len(expected) - len(known)) * (sum(every) / len(every) if every else 0.0)
-
-    def _expected(self, cell: Cell) -> float | None:
-        lengths = self._seconds.get(_kind(cell))
-        if not lengths:
-            return self._before.get(cell.key)
-        nearest = min(lengths, key=lambda length: abs(length - cell.T))
-        mean = sum(lengths[nearest]) / len(lengths[nearest])
-        if cell.measure != "memory" or not nearest:
-            return mean  # a timing takes its budget, whatever T is
-        return mean * cell.T / nearest
-
-
-def _kind(cell: Cell) -> tuple[str, str]:
-    return cell.measure, cell.phase
 
 
 class progress_bar:

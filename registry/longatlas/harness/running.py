@@ -13,13 +13,16 @@ from longatlas.harness.cells import Cell, expand
 from longatlas.harness.executor import Executor, Finished
 from longatlas.harness.peaks import set_peaks
 from longatlas.harness.plan import Plan, PlanError, load_plan, plan_from_values
-from longatlas.harness.progress import Listener, Pace, Progress, progress_bar
+from longatlas.harness.progress import Listener, Progress, progress_bar
 from longatlas.harness.slot_lock import device_slot
+from longatlas.measures import MEASURES
 from longatlas.store import Store
-from longatlas.words import ENDING, OK, SKIPPED
+from longatlas.words import ENDING, OK, SKIPPED, STATUSES
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from longatlas.harness.estimating import Predictor
 
 
 def run(
@@ -42,7 +45,7 @@ def run(
 
     A cell that fails is a row with its status; nothing is dropped. Raises LongAtlasError for a bad plan or store.
     """
-    from longatlas.harness.estimating import expected_seconds
+    from longatlas.harness.estimating import Predictor
 
     plan = as_plan(plan)
     check_device(plan)
@@ -53,9 +56,9 @@ def run(
         statuses = {} if force else store.finished((cell.key for cell in cells), timeout=plan.timeout)
         if retry_failed:
             statuses = {key: status for key, status in statuses.items() if status == OK}
-        expected = expected_seconds(store, plan, [cell for cell in cells if cell.key not in statuses])
+        predictor = Predictor.of(store, plan, [cell for cell in cells if cell.key not in statuses])
         with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
-            PlanRun(cells, statuses, plan.timeout, store, executor, told, expected).go(should_stop)
+            PlanRun(cells, statuses, plan.timeout, store, executor, told, predictor).go(should_stop)
     return _in_order(store.rows(keys=[cell.key for cell in cells]), cells)
 
 
@@ -66,17 +69,23 @@ def _in_order(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
 
 
 def estimate(plan: Plan, store: Store) -> float:
-    """Seconds that the missing quality cells of a plan would take, from a few training steps of each.
+    """Seconds that the missing cells of tasks would take, from a few training steps of each.
 
     Retrofit methods share a host, so the sum is what it takes at most; cells that cannot be run count as nothing.
     """
-    cells = [cell for cell in expand(plan) if cell.measure == "quality"]
+    from longatlas.harness.estimating import Predictor
+
+    cells = [cell for cell in expand(plan) if not MEASURES[cell.measure].shaped]
     done = store.finished((cell.key for cell in cells), timeout=plan.timeout)
+    missing = [cell for cell in cells if cell.key not in done]
+    predictor = Predictor.of(store, plan, missing)
     with (
         device_slot(plan.device),
         Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor,
     ):
-        return sum(executor.estimate(cell, plan.timeout) or 0.0 for cell in cells if cell.key not in done)
+        for cell in missing:
+            predictor.tell(cell, executor.estimate(cell, plan.timeout) or 0.0)
+    return sum(map(predictor.unlimited, missing))
 
 
 def check_device(plan: Plan) -> None:
@@ -112,7 +121,7 @@ class PlanRun:
     """One plan on its way through the executor.
 
     statuses  key -> status of its cells that are finished
-    expected  key -> seconds that a cell is expected to take, until one of its kind was measured
+    predictor expects what the rest takes
     """
 
     def __init__(
@@ -123,11 +132,12 @@ class PlanRun:
         store: Store,
         executor: Executor,
         progress: Listener = lambda step: None,
-        expected: Mapping[str, float] | None = None,
+        predictor: Predictor | None = None,
     ) -> None:
         self._cells, self._statuses, self._timeout = cells, statuses, timeout
         self._store, self._executor, self._progress = store, executor, progress
-        self._pace = Pace([cell for cell in cells if cell.key not in statuses], expected)
+        self._predictor = predictor
+        self._waiting = {cell.key: cell for cell in cells if cell.key not in statuses}
         self._ended: dict[tuple[str, ...], Cell] = {}
         self._done = 0
 
@@ -139,7 +149,7 @@ class PlanRun:
     def measure(self, group: list[Cell], should_stop: Callable[[], bool] = lambda: False) -> None:
         """Finish the cells of one group: those that are not in the store, and that need to be tried, are measured."""
         missing = [cell for cell in group if not self._settled(cell)]
-        if missing and missing[0].measure == "speed" and self._executor.peaks is None:
+        if missing and MEASURES[missing[0].measure].timed and self._executor.peaks is None:
             set_peaks(self._executor, self._store, missing[0])
         for finished in self._executor.measure_group(missing, self._timeout, should_stop, self._begin):
             self._store.save(finished.cell, finished.rows, finished.seconds)
@@ -162,7 +172,7 @@ class PlanRun:
         return True
 
     def _begin(self, cell: Cell) -> None:
-        self._progress(Progress(cell, self._done, len(self._cells), left=self._pace.left))
+        self._progress(Progress(cell, self._done, len(self._cells), left=self._left))
 
     def _finish(self, finished: Finished, *, kept: bool = False) -> None:
         cell, status, reason = finished.cell, finished.status, finished.reason
@@ -170,6 +180,13 @@ class PlanRun:
         if status in ENDING and cell.T:
             self._ended.setdefault(cell.series, cell)
         seconds, work = finished.seconds, finished.work
-        self._pace.finish(cell, seconds)
-        step = Progress(cell, self._done, len(self._cells), status, reason, kept, seconds, work, self._pace.left)
+        self._waiting.pop(cell.key, None)
+        if self._predictor is not None and seconds and STATUSES[status].measured:
+            self._predictor.learn(cell, seconds)
+        step = Progress(cell, self._done, len(self._cells), status, reason, kept, seconds, work, self._left)
         self._progress(step)
+
+    @property
+    def _left(self) -> float | None:
+        """Seconds that the rest is expected to take."""
+        return None if self._predictor is None else sum(map(self._predictor.seconds, self._waiting.values()))
