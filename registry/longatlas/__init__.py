@@ -11,12 +11,13 @@ from longatlas.cards import Cost, Method, Option, Peer, Task
 from longatlas.errors import LongAtlasError, UnknownNameError, UnsupportedError
 from longatlas.hookspecs import hookimpl, method_folder
 from longatlas.lazy import lazy_exports
-from longatlas.slots import Attention, Context, Memory, Position, Prompt, Seen, Where
+from longatlas.slots import Attention, Context, Here, Memory, Position, Prompt, Seen, Where
 
 if TYPE_CHECKING:
     from longatlas.combination import Combination, parse_spec
     from longatlas.decoder.config import DecoderConfig
     from longatlas.decoder.decoder import Decoder
+    from longatlas.decoder.operation import operation
     from longatlas.harness.plan import Plan
     from longatlas.harness.running import run
     from longatlas.store import Store
@@ -28,6 +29,7 @@ __all__ = [
     "Cost",
     "Decoder",
     "DecoderConfig",
+    "Here",
     "LongAtlasError",
     "Memory",
     "Method",
@@ -44,6 +46,7 @@ __all__ = [
     "Where",
     "hookimpl",
     "method_folder",
+    "operation",
     "parse_spec",
     "run",
 ]
@@ -55,6 +58,7 @@ __getattr__ = lazy_exports(
         "parse_spec": ".combination",
         "DecoderConfig": ".decoder.config",
         "Decoder": ".decoder.decoder",
+        "operation": ".decoder.operation",
         "Plan": ".harness.plan",
         "run": ".harness.running",
         "Store": ".store",

@@ -16,6 +16,7 @@ OptionValue = bool | int | float | str
 Builder = Callable[..., Any]
 
 PEER = "peer:"  # a peer called "fla" is the impl "peer:fla"
+DEPARTURES = ("segments",)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _POWER_OF_T = re.compile(r"(?<![A-Za-z])T(?![A-Za-z])(?:\^([0-9.]+))?")
@@ -68,32 +69,50 @@ class Option:
 
 @dataclass(frozen=True)
 class Cost:
-    """Claimed growth, as products of symbols: T tokens, W window, N segment length, M memory length, C chunk.
+    """Claimed growth, as sums of products and quotients of symbols.
 
-    `time` is that of a prefill of T tokens ("T^2", "T*W", "T"); `state` is what is carried after T tokens
-    ("T", "W", "1", "log(T)").
+    T tokens, W window, N segment length, M memory length, C chunk or compression.
+
+    time        of a prefill of T tokens ("T^2", "T*W", "T^2/C", "T*log(T)")
+    state       what is carried after T tokens ("T", "W", "T/C", "1", "log(T)")
+    train_time  of forward and backward, where it grows otherwise than a prefill; "" = as `time`
     """
 
     time: str
     state: str
+    train_time: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("time", "state"):
+        for key in ("time", "state", "train_time"):
             if not isinstance(getattr(self, key), str):
                 raise LongAtlasError(f"a cost has {key}={getattr(self, key)!r}; it must be text, such as 'T^2'")
 
     @property
     def time_exponent(self) -> float:
         """The claimed exponent of T in the time of a prefill; a factor log(T) counts as zero."""
-        terms = self.time.replace("log(T)", "1").split("+")
-        return max(sum(float(power or 1) for power in _POWER_OF_T.findall(term)) for term in terms)
+        return _exponent(self.time)
+
+    @property
+    def train_exponent(self) -> float:
+        """The claimed exponent of T in the time of training."""
+        return _exponent(self.train_time or self.time)
 
     @property
     def state_growth(self) -> str:
         """The claimed growth of the state with T: `constant`, `log` or `linear`."""
-        if _POWER_OF_T.search(self.state.replace("log(T)", "1")):
+        if _exponent(self.state) > 0:
             return "linear"
         return "log" if "log(T)" in self.state else "constant"
+
+
+def _exponent(growth: str) -> float:
+    """The greatest power of T among the terms of a sum; what stands after a `/` divides."""
+    terms = growth.replace("log(T)", "1").split("+")
+    return max(sum(_powers(part) * (-1 if place else 1) for place, part in enumerate(t.split("/"))) for t in terms)
+
+
+def _powers(product: str) -> float:
+    return sum(float(power or 1) for power in _POWER_OF_T.findall(product))
 
 
 @dataclass(frozen=True)
@@ -147,9 +166,9 @@ class Method:
     training   "train": must be trained with the model; "retrofit": can be put into a model trained without it
     requires   importable modules it needs beyond torch ("triton")
     devices    device types it runs on
-    deviations how it departs from the paper, in words. A sentence that speaks of segments declares that
-               cutting a sequence into segments changes the result (the conformance check then reports the
-               departure instead of failing).
+    deviations how it departs from the paper, in words
+    departs    rules of the conformance kit that it departs from by its nature: "segments" = cutting a sequence into
+               segments changes the result. The check then reports the departure instead of failing
     source     what it was checked against
     flops      `flops(call, **options)`: floating-point operations of one call of the operation of one layer
                (longatlas.flops.Call); it is given those options that it names. A method that leaves the operation
@@ -178,6 +197,7 @@ class Method:
     requires: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
     deviations: str = ""
+    departs: tuple[str, ...] = ()
     source: str = ""
     equations: tuple[str, ...] = ()
     exact: bool = False
@@ -244,7 +264,7 @@ class Method:
                 )
 
     def _check_types(self) -> None:
-        parts = {"options": Option, "impls": str, "requires": str, "devices": str, "equations": str}
+        parts = {"options": Option} | dict.fromkeys(("impls", "requires", "devices", "equations", "departs"), str)
         for key, kind in parts.items():
             value = getattr(self, key)
             if not isinstance(value, tuple | list) or not all(isinstance(part, kind) for part in value):
@@ -252,6 +272,9 @@ class Method:
                     f"method '{self.name}' has {key}={value!r}; it must be a tuple of {kind.__name__}, "
                     "and a tuple of one needs a comma: (a,)"
                 )
+        for name in self.departs:
+            if name not in DEPARTURES:
+                raise unknown_name(f"departure in method '{self.name}':", name, DEPARTURES)
         if not isinstance(self.cost, Cost):
             raise LongAtlasError(
                 f"method '{self.name}' has cost={self.cost!r}; it must be a longatlas.Cost(time, state)"

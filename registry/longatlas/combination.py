@@ -11,7 +11,7 @@ from longatlas.cards import PEER, Builder, Method, OptionValue
 from longatlas.catalog import impl_obstacle, load_catalog
 from longatlas.errors import LongAtlasError
 from longatlas.flops import Call, causal_softmax, growing_cache
-from longatlas.slots import MIXER_REPLACES
+from longatlas.slots import MIXER_REPLACES, names
 from longatlas.words import BASELINE
 
 _KEEPS = {"mixer", "memory", "attention", "context"}
@@ -109,6 +109,12 @@ class Combination:
         """Every value of `impl` that can be asked for."""
         return tuple(dict.fromkeys(("auto", *self.impls, "reference", *self.peers)))
 
+    def check_impl(self, impl: str) -> None:
+        """Raise LongAtlasError for an impl that the combination does not have."""
+        _, *named = self.offered
+        if impl not in ("auto", *named):
+            raise LongAtlasError(f"method '{self.spec}' has no impl '{impl}'; it has: {', '.join(named)}")
+
     def resolve_impl(self, impl: str, device: str, dtype: str = "", head_size: int | None = None) -> str:
         """The impl that `auto` stands for on a device, in a dtype and with a head size: the first that can run so."""
         if impl != "auto":
@@ -118,6 +124,11 @@ class Combination:
     @property
     def deviations(self) -> str:
         return " ".join(part.method.deviations for part in self.parts if part.method.deviations)
+
+    @property
+    def departs(self) -> frozenset[str]:
+        """Rules of the conformance kit that a part departs from by its nature."""
+        return frozenset(name for part in self.parts for name in part.method.departs)
 
     def with_lengths(self, most: int) -> Combination:
         """The same methods with their options in tokens made smaller together, the largest of each to `most`.
@@ -136,6 +147,11 @@ class Combination:
 
     def fills(self, slot: str) -> bool:
         return any(slot in part.method.fills for part in self.parts)
+
+    @property
+    def takes_rotation(self) -> bool:
+        """Whether a mixer asks for the rotation of the position slot."""
+        return any(_takes_rotation(part.method) for part in self.parts)
 
 
 def parse_spec(spec: str) -> Combination:
@@ -162,9 +178,12 @@ def as_combination(method: Combination | Method | str) -> Combination:
 def state_numbers(combination: Combination, call: Call) -> int | None:
     """Numbers that one layer keeps of one sequence by the cards' formulas; None where a method gives none.
 
-    What keeps tokens is a mixer, a memory, an attention or a context; a method of other slots leaves it as it is.
+    What keeps tokens is a mixer, a memory, an attention, a context, or a model method with a formula other than
+    vanilla's; a method of other slots leaves it as it is.
     """
-    keeping = [part for part in combination.parts if _KEEPS & set(part.method.fills)]
+    keeping = [
+        part for part in combination.parts if _decides(part, _KEEPS, part.method.state_size is not growing_cache)
+    ]
     if len(keeping) > 1:
         return None
     if not keeping:
@@ -176,18 +195,24 @@ def state_numbers(combination: Combination, call: Call) -> int | None:
 def operation_flops(combination: Combination, call: Call) -> float | None:
     """Of one call of one layer's operation; None where a method gives no formula.
 
-    A method that fills the slot `position` alone changes no product and needs no formula. Two methods that both fill
-    mixer, attention or memory have no common one. Where nothing fills these, the operation is vanilla's.
+    A method that fills the slot `position` alone changes no product and needs no formula. A model method with vanilla's
+    leaves the operation as it is. Two methods that both decide it have no common formula. Where none does, it is
+    vanilla's.
     """
     methods = [part.method for part in combination.parts]
     if any(method.flops is None and set(method.fills) != {"position"} for method in methods):
         return None
-    parts = [part for part in combination.parts if _OPERATION & set(part.method.fills)]
+    parts = [part for part in combination.parts if _decides(part, _OPERATION, part.method.flops is not causal_softmax)]
     if len(parts) > 1:
         return None
     formula = parts[0].method.flops if parts else causal_softmax
     assert formula is not None
     return float(call_with_options(formula, call, parts[0].options if parts else {}))
+
+
+def _decides(part: Part, slots: set[str], has_own: bool) -> bool:
+    filled = set(part.method.fills)
+    return bool(slots & filled) or ("model" in filled and has_own)
 
 
 def call_with_options(function: Callable[..., Any], subject: Any, options: Mapping[str, Any]) -> Any:
@@ -226,8 +251,15 @@ def _with_lengths(part: Part, most: int) -> dict[str, Any]:
 
 
 def _claimed(method: Method) -> list[str]:
+    """The slots that no other method may fill beside it."""
     slots = list(method.fills)
-    return slots + [s for s in MIXER_REPLACES if s not in slots] if "mixer" in slots else slots
+    if "mixer" not in slots:
+        return slots
+    return slots + [s for s in MIXER_REPLACES if s not in slots and not (s == "position" and _takes_rotation(method))]
+
+
+def _takes_rotation(method: Method) -> bool:
+    return "mixer" in method.fills and names(method.fills["mixer"], "rotate")
 
 
 def _text(value: OptionValue) -> str:

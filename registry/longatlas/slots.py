@@ -6,10 +6,14 @@
 
 A builder is called as `builder(config, **options)` with the layer's DecoderConfig and returns one of the
 objects below. Tensors are [B, T, H, D] throughout; k and v have H heads, or fewer when heads are grouped.
+
+A decoder has one clock, the number of tokens it has read. It tells every memory, and every mixer that asks for it,
+where the present call stands: `Here`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -27,7 +31,7 @@ SLOTS = {
     "ffn": "a module x -> y",
     "model": "decoder -> decoder",
     "context": "works before and after the decoder: tokens in, segments out; states in, one state out",
-    "objective": "loss(decoder, tokens)",
+    "objective": "loss(decoder, tokens, labels=None)",
 }
 
 MIXER_REPLACES = ("position", "memory", "attention")
@@ -39,21 +43,87 @@ MaskMod = Callable[..., Any]
 """FlexAttention's mask_mod(b, h, q_idx, kv_idx) -> bool; indices are token positions."""
 
 Rotate = Callable[..., Any]
-"""rotate(q [B, T, H, D], k [B, T, H, D], pos [T]) -> (q, k)."""
+"""rotate(q [B, T, H, D], k [B, T, H, D], pos [T] or [B, T]) -> (q, k)."""
+
+Frequencies = Callable[..., Any]
+"""frequencies(theta [D/2] fp64, train_length) -> (theta' [D/2], magnitude): rotary angles per token and a factor."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """The `position` slot: any of the three; what is None is not done.
+    """The `position` slot: what is None is not done.
 
-    embed      embed(x [B, T, d_model], pos [T]) -> x, once, on the embeddings
-    rotate     rotate(q, k, pos [T]) -> (q, k), in every layer
-    score_mod  score_mod(score, b, h, q_idx, kv_idx) -> score, on q·k * scale, before the softmax
+    embed        embed(x [B, T, d_model], pos) -> x, once, on the embeddings
+    rotate       rotate(q, k, pos) -> (q, k), in every layer
+    frequencies  frequencies(theta [D/2] fp64, train_length) -> (theta', magnitude): rotary embedding whose angles per
+                 token become theta', and q and k a factor longer, in place of `rotate`; theta is the host's
+    score_mod    score_mod(score, b, h, q_idx, kv_idx) -> score, on q·k * scale, before the softmax
+    draw         draw(length, generator) -> places [T] or [B, T] of whole numbers: where tokens stand in training. What
+                 embed, rotate and score_mod are given are these places; masks go on counting tokens. Inference never
+                 draws
+
+    pos is [T], or [B, T] where the rows of a batch stand at different positions.
     """
 
     embed: Callable[..., Any] | None = None
     rotate: Rotate | None = None
     score_mod: ScoreMod | None = None
+    frequencies: Frequencies | None = None
+    draw: Callable[..., Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rotate is not None and self.frequencies is not None:
+            raise LongAtlasError("Position has rotate and frequencies, which rotate both; give one of the two")
+
+
+class Here(NamedTuple):
+    """Where a call stands, by the decoder's one clock.
+
+    start      tokens read before this call
+    positions  [T], or [B, T] in a padded batch: the position of each present token, by which masks and memories go
+    places     drawn in training (Position.draw), of the same shape or [B, T], from position 0 on; None = the positions
+    visible    bool [B, T]: which present tokens are text and not padding; None = all
+    q          [B, T, H, D]: the queries beside the keys that a memory is given, rotated where these are; None elsewhere
+    """
+
+    start: int
+    positions: Tensor
+    places: Tensor | None = None
+    visible: Tensor | None = None
+    q: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """T"""
+        return self.positions.shape[-1]
+
+    @property
+    def end(self) -> Any:
+        """One more than the last position: a number, or [B, 1] in a padded batch."""
+        return self.start + self.length if self.positions.ndim == 1 else self.positions[:, -1:] + 1
+
+    def rotation(self, rotate: Rotate | None) -> Rotate | None:
+        """`rotate` as a function of positions: with drawn places it turns by the place of each position."""
+        if rotate is None or self.places is None:
+            return rotate
+        return lambda q, k, pos: rotate(q, k, self._places[..., pos])
+
+    def scoring(self, score_mod: ScoreMod | None) -> ScoreMod | None:
+        """`score_mod` as a function of positions: with drawn places it is given the place of each position."""
+        if score_mod is None or self.places is None:
+            return score_mod
+
+        def scored(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+            rows = (b,) if self._places.ndim == 2 else ()
+            return score_mod(score, b, h, self._places[(*rows, q_idx)], self._places[(*rows, kv_idx)])
+
+        scored.additive = getattr(score_mod, "additive", False)  # type: ignore[attr-defined]
+        return scored
+
+    @property
+    def _places(self) -> Tensor:
+        assert self.places is not None
+        return self.places
 
 
 class Seen(NamedTuple):
@@ -61,18 +131,23 @@ class Seen(NamedTuple):
 
     k, v       [B, S, H, D]: what the present segment may attend to; its own T tokens stand last
     past       what is kept for the next call: a pytree of tensors
-    positions  [S]: the place of each key; None = the S places that end with the present token
+    positions  [S] or [B, S]: the position of each key; None = the S positions that end with the present token
+    visible    bool [B or 1, H or 1, S]: which keys there are for a text and a head, H as of q; others were dropped,
+               have expired or are padding. None = all
     """
 
     k: Tensor
     v: Tensor
     past: Any
     positions: Tensor | None = None
+    visible: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The `memory` slot: `extend(k, v, past) -> (k, v, past)`, or a Seen with positions; past is None at first.
+    """The `memory` slot: `extend(k, v, past, here) -> (k, v, past)`, or a Seen; past is None at first.
+
+    here tells the positions of the present tokens and holds the queries that ask (see Here).
 
     raw_keys  False: extend gets rotated keys. True: it gets keys before rotation, and what it returns is
               rotated by place in the cache (0 ... S-1, or the positions it gives), queries likewise.
@@ -85,16 +160,18 @@ class Memory:
 class Where(NamedTuple):
     """What an attention function is told beside q, k and v.
 
-    q_positions  [T] places of the queries
-    k_positions  [S] places of the keys; a query may see a key when k_position <= q_position
+    q_positions  [T] or [B, T]: positions of the queries
+    k_positions  [S] or [B, S]: positions of the keys; a query may see a key when k_position <= q_position
     rotate       the position slot's rotate when the attention asked for raw q and k, else None
     score_mod    the position slot's score_mod, or None
+    visible      bool [B or 1, H or 1, S]: keys that a query may see at all, beside causality; None = all
     """
 
     q_positions: Tensor
     k_positions: Tensor
     rotate: Rotate | None = None
     score_mod: ScoreMod | None = None
+    visible: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -102,13 +179,17 @@ class Attention:
     """The `attention` slot: either `forward(q, k, v, where) -> o` or `mask_mod(b, h, q_idx, kv_idx) -> bool`.
 
     q [B, T, H, D]; k [B, S, H, D]; v [B, S, H, E]; o [B, T, H, E]. A mask_mod is run by
-    longatlas.ops.blockwise_attention, which skips the blocks it hides; causality is added to it.
-    raw  True: forward wants q and k before rotation, and rotates them itself with where.rotate.
+    longatlas.ops.blockwise_attention, which skips the blocks it hides; causality is added to it. A mask_mod may promise
+    by an attribute `constant = True` that it always hides the same (its layout is then remembered, whatever it holds),
+    and by `per_head = True` that heads differ by index.
+    raw     True: forward wants q and k before rotation, and rotates them itself with where.rotate.
+    by_row  True: forward goes by where.visible and by positions that differ by row; else it is never given such
     """
 
     forward: Callable[..., Any] | None = None
     mask_mod: MaskMod | None = None
     raw: bool = False
+    by_row: bool = False
 
     def __post_init__(self) -> None:
         if (self.forward is None) == (self.mask_mod is None):
@@ -143,12 +224,16 @@ class Context:
 class Mixer(Protocol):
     """The `mixer` slot: a torch.nn.Module; state is None at the start of a sequence.
 
+    A mixer whose forward names a third parameter `here` is told where the call stands (see Here); its state then needs
+    no clock. A builder that names `rotate` is given the rotation of the position slot (None where that has none), and
+    is combined with methods of that slot.
+
     By convention the module calls its projections `q`, `k`, `v` and `out`, and gives parameters and buffers
     that differ by head H as their first dimension, so that the conformance check can permute heads.
 
-    A mixer may also offer its operation, `mix(q, k, v, state) -> (o, state)` with q, o [B, T, H, D] and k, v
-    [B, T, Hkv, D] before rotation; the level operation measures it. Rotation and feature maps belong inside;
-    projections, their activations, norms and gates made from x belong to the forward that calls it.
+    A mixer may also offer its operation, `mix(q, k, v, state) -> (o, state)`, or with `here`, with q, o [B, T, H, D]
+    and k, v [B, T, Hkv, D] before rotation; longatlas.operation opens it to all. Rotation and feature maps belong
+    inside; projections, their activations, norms and gates made from x belong to the forward that calls it.
     The state is the mixer's own, or, where a mixer keeps its inputs, one of keys and values.
     """
 
@@ -156,27 +241,53 @@ class Mixer(Protocol):
         """x, y [B, T, d_model]; the state is a pytree of tensors, and never changed in place."""
 
 
+def names(function: Callable[..., Any], parameter: str) -> bool:
+    """Whether a function names a parameter."""
+    try:
+        return parameter in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some callables of C tell nothing
+        return False
+
+
+def check_takes(function: Callable[..., Any], count: int, what: str, form: str) -> None:
+    """Raise LongAtlasError unless `function` can be called with `count` arguments; `form` is how it is written."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        raise LongAtlasError(f"{what} takes other arguments than it is given; it must be {form}") from None
+    except ValueError:
+        return
+
+
+POSITION_PARTS = ("embed", "rotate", "score_mod", "frequencies", "draw")
+
+
 def as_position(built: Any) -> Position:
-    """Accept a Position, or any object that has some of `embed`, `rotate`, `score_mod`."""
+    """Accept a Position, or any object that has some of its functions."""
     if isinstance(built, Position):
         return built
-    parts = {name: getattr(built, name, None) for name in ("embed", "rotate", "score_mod")}
+    parts = {name: getattr(built, name, None) for name in POSITION_PARTS}
     if not any(parts.values()):
         raise LongAtlasError(
-            f"a position builder returned {built!r}; it must have one of embed, rotate, score_mod "
+            f"a position builder returned {built!r}; it must have one of {', '.join(POSITION_PARTS)} "
             "(return longatlas.Position(rotate=...))"
         )
     return Position(**parts)
 
 
+EXTEND = "extend(k, v, past, here)"
+OBJECTIVE = "objective(decoder, tokens, labels=None)"
+
+
 def as_memory(built: Any) -> Memory:
     """Accept a Memory, or any object that has `extend`."""
-    if isinstance(built, Memory):
-        return built
     if not callable(getattr(built, "extend", None)):
         raise LongAtlasError(
-            f"a memory builder returned {built!r}; it must have extend(k, v, past) (return longatlas.Memory(...))"
+            f"a memory builder returned {built!r}; it must have {EXTEND} (return longatlas.Memory(...))"
         )
+    check_takes(built.extend, 4, "a memory's extend", f"{EXTEND}: `here` tells positions and queries (longatlas.Here)")
+    if isinstance(built, Memory):
+        return built
     return Memory(built.extend, raw_keys=bool(getattr(built, "raw_keys", False)))
 
 
@@ -189,10 +300,7 @@ def as_attention(built: Any) -> Attention:
             f"an attention builder returned {built!r}; return longatlas.Attention(...), f(q, k, v, where) "
             "or a mask_mod(b, h, q_idx, kv_idx)"
         )
-    import inspect
-
-    names = list(inspect.signature(built).parameters)
-    if names[:1] == ["q"]:
+    if list(inspect.signature(built).parameters)[:1] == ["q"]:
         return Attention(forward=built)
     return Attention(mask_mod=built)
 

@@ -141,7 +141,9 @@ def test_gate_opens_the_memory_and_starts_half_open():
     torch.testing.assert_close(closed[:, N:], local[:, N:])
     from longatlas import DecoderConfig
 
-    built = mixer(DecoderConfig(d_model=32, n_heads=4), segment_len=N, update="linear", first_segment="local")
+    built = mixer(
+        DecoderConfig(d_model=32, n_heads=4), segment_len=N, update="linear", first_segment="local", rotate=None
+    )
     assert torch.equal(torch.sigmoid(built.gate), torch.full((4,), 0.5))
     assert built.gate.requires_grad
 

@@ -3,12 +3,17 @@
 import pytest
 import torch
 
-from longatlas import Decoder, DecoderConfig, LongAtlasError
-from longatlas.ops import rotary_embedding
-from longatlas_plugins.extrapolative_pes.position_interpolation import METHOD, interpolated_rope
+from longatlas import Decoder, DecoderConfig, LongAtlasError, operation
+from longatlas.ops import rotary_embedding, rotary_frequencies
+from longatlas.slots import Rotate
+from longatlas_plugins.extrapolative_pes.position_interpolation import METHOD
 from longatlas_plugins.extrapolative_pes.position_interpolation.reference import interpolated_rotation
 
 CONFIG = DecoderConfig(vocab_size=31, d_model=32, n_layers=2, n_heads=4, train_length=16)
+
+
+def interpolated(factor: float) -> Rotate:
+    return operation(f"position_interpolation:factor={factor}", CONFIG).inner.position.rotate
 
 
 def _qk(length: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,8 +26,8 @@ def _qk(length: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, 
 def test_torch_equals_reference(length: int) -> None:
     q, k = _qk(length)
     places = torch.arange(length) + 1000
-    found = interpolated_rope(CONFIG, factor=3.0).rotate(q, k, places)
-    expected = interpolated_rotation(8, factor=3.0)(q, k, places)
+    found = interpolated(3.0)(q, k, places)
+    expected = interpolated_rotation(rotary_frequencies(8).tolist(), factor=3.0)(q, k, places)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
 
@@ -30,7 +35,7 @@ def test_torch_equals_reference(length: int) -> None:
 def test_position_m_turns_as_position_m_over_s_did() -> None:
     q, k = _qk(20)
     plain = rotary_embedding(8)(q, k, torch.arange(20))
-    stretched = interpolated_rope(CONFIG, factor=4.0).rotate(q, k, 4 * torch.arange(20))
+    stretched = interpolated(4.0)(q, k, 4 * torch.arange(20))
     for a, b in zip(plain, stretched, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
 
@@ -40,7 +45,7 @@ def test_factor_one_is_plain_rope_to_the_bit(dtype: torch.dtype) -> None:
     q, k = _qk(50, dtype)
     places = torch.arange(50)
     for a, b in zip(
-        interpolated_rope(CONFIG, factor=1.0).rotate(q, k, places),
+        interpolated(1.0)(q, k, places),
         rotary_embedding(8)(q, k, places),
         strict=True,
     ):
@@ -49,7 +54,7 @@ def test_factor_one_is_plain_rope_to_the_bit(dtype: torch.dtype) -> None:
 
 def test_scores_depend_on_distance_only() -> None:
     q, k = _qk(30)
-    rotate = interpolated_rope(CONFIG, factor=8.0).rotate
+    rotate = interpolated(8.0)
     near = torch.einsum("bthd,bshd->bhts", *rotate(q, k, torch.arange(30)))
     far = torch.einsum("bthd,bshd->bhts", *rotate(q, k, torch.arange(30) + 5000))
     torch.testing.assert_close(near, far, atol=1e-9, rtol=1e-9)

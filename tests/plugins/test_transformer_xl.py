@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from longatlas import Decoder, DecoderConfig, LongAtlasError
+from longatlas.decoder.state import clocked
 from longatlas.testing import check_method
 from longatlas_plugins.long_term_memory import transformer_xl
 from longatlas_plugins.long_term_memory.transformer_xl import TransformerXL, relative_attention, sinusoids
@@ -47,7 +48,16 @@ def brute_force(q, k, v, rel_k, u, bias, *, window=None, clamp_len=None):
 def mixer(impl="auto", cache="hidden", dtype=torch.float64, config=CONFIG, **options):
     defaults = {"segment_len": 8, "mem_len": 8, "clamp_len": 0, "same_length": False}
     torch.manual_seed(0)
-    return transformer_xl.build_mixer(config, **{**defaults, **options}, cache=cache, impl=impl).to(dtype)
+    layer = transformer_xl.build_mixer(config, **{**defaults, **options}, cache=cache, impl=impl).to(dtype)
+    layer.__class__ = Alone
+    return layer
+
+
+class Alone(TransformerXL):
+    """The layer without a decoder, whose clock it keeps itself."""
+
+    def forward(self, x, state):
+        return clocked(super().forward)(x, state)
 
 
 def random_x(length, batch=2, dtype=torch.float64):
@@ -261,7 +271,7 @@ def test_layer_follows_the_paper(impl, options):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
     unfinished = 29 % 8
     start = 29 - unfinished
-    torch.testing.assert_close(state.entries, x[:, max(0, start - options["mem_len"]) :])
+    torch.testing.assert_close(state.inner.entries, x[:, max(0, start - options["mem_len"]) :])
     assert memory.shape[1] == min(29, options["mem_len"])
 
 
@@ -273,7 +283,7 @@ def test_cutting_anywhere_changes_nothing(cache, mem_len, lengths):
     whole, whole_state = layer(x, None)
     parts, state = run_in_calls(layer, x, lengths)
     torch.testing.assert_close(parts, whole, atol=1e-11, rtol=0)
-    torch.testing.assert_close(state.entries, whole_state.entries, atol=1e-11, rtol=0)
+    torch.testing.assert_close(state.inner.entries, whole_state.inner.entries, atol=1e-11, rtol=0)
     assert state.position == whole_state.position == 45
     gradients = [torch.autograd.grad(y.square().sum(), list(layer.parameters())) for y in (parts, whole)]
     for a, b in zip(*gradients, strict=True):
@@ -326,7 +336,7 @@ def test_memory_starts_empty_and_stays_within_its_length():
     state, sizes = None, []
     for token in random_x(40).split(1, 1):
         _, state = layer(token, state)
-        sizes.append(state.entries.shape[1])
+        sizes.append(state.inner.entries.shape[1])
     assert sizes[:12] == list(range(1, 13))
     assert max(sizes) == 12 + 7
     assert sizes[31] == 12
@@ -348,7 +358,7 @@ def test_state_of_a_long_call_holds_no_more_than_its_entries():
     _, state = mixer()(random_x(45), None)
     with torch.no_grad():
         _, state = mixer()(random_x(45), None)
-    assert state.entries.untyped_storage().nbytes() == state.entries.nbytes
+    assert state.inner.entries.untyped_storage().nbytes() == state.inner.entries.nbytes
 
 
 def test_grouped_heads_equal_repeated_ones():

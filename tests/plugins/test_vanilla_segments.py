@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from longatlas import Decoder, DecoderConfig, LongAtlasError
+from longatlas import Decoder, DecoderConfig, LongAtlasError, operation
 from longatlas.decoder.state import tensors
 from longatlas.ops import dense_attention
 
@@ -35,11 +35,11 @@ def test_a_segment_knows_nothing_of_the_one_before():
 
 @torch.no_grad()
 def test_the_mixer_is_attention_with_a_block_diagonal_mask():
-    mixer = build("vanilla_segments:segment_len=16").core.blocks[0].mixer
+    alone = operation("vanilla_segments:segment_len=16", CONFIG)
     q, k, v = (torch.randn(2, 70, 4, 8, dtype=torch.float64) for _ in range(3))
-    rotated = mixer.position.rotate(q, k, torch.arange(70))
+    rotated = alone.inner.position.rotate(q, k, torch.arange(70))
     expected = dense_attention(*rotated, v, mask_mod=lambda b, h, q_idx, kv_idx: q_idx // 16 == kv_idx // 16)
-    torch.testing.assert_close(mixer.mix(q, k, v, None)[0], expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(alone.mix(q, k, v)[0], expected, rtol=0, atol=1e-10)
 
 
 @torch.no_grad()

@@ -84,20 +84,20 @@ def wrong_gradient(q, k, v, where):
     return softmax(q, _WrongGradient.apply(k), v, where)
 
 
-def leaks_across_the_batch(k, v, past):
-    return grow_cache(k, v + 0.01 * v.mean(0, keepdim=True), past)
+def leaks_across_the_batch(k, v, past, here):
+    return grow_cache(k, v + 0.01 * v.mean(0, keepdim=True), past, here)
 
 
-def changes_its_state(k, v, past):
-    seen = grow_cache(k, v, past)
+def changes_its_state(k, v, past, here):
+    seen = grow_cache(k, v, past, here)
     if past is not None:
         past.v.mul_(0.5)
     return seen
 
 
-def evicts_between_calls(k, v, past):
-    seen = grow_cache(k, v, past)
-    return keep(seen, seen.positions >= seen.past.end - 32)
+def evicts_between_calls(k, v, past, here):
+    seen = grow_cache(k, v, past, here)
+    return keep(seen, seen.positions >= here.end - 32)
 
 
 def hidden_on_itself(config):
@@ -169,25 +169,27 @@ def test_what_the_faults_were_planted_in_is_green(right):
 
 
 def test_a_departure_that_the_card_declares_is_reported_not_failed():
-    honest = memory(evicts_between_calls, cost=Cost("T^2", "W"), deviations="Evicts between segments.")
+    honest = memory(
+        evicts_between_calls, cost=Cost("T^2", "W"), deviations="Evicts between calls.", departs=("segments",)
+    )
     report = check_method(honest)
     declared = {result.check: result.detail for result in report.results if result.status == "declared"}
     assert set(declared) == {"segments_equal_whole", "decode_equals_prefill"}
-    assert "Evicts between segments." in declared["segments_equal_whole"]
+    assert "Evicts between calls." in declared["segments_equal_whole"]
 
 
 def test_a_declared_departure_excuses_nothing_else():
-    wrong = attention(sees_the_future, deviations="Evicts between segments.")
+    wrong = attention(sees_the_future, departs=("segments",))
     assert "causality" in {result.check for result in verify_method(wrong).failures}
 
 
 def test_a_state_that_is_a_slice_is_told_to_clone():
-    def last_four(k, v, past):
+    def last_four(k, v, past, here):
         if past is not None:
             k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
         return k, v, (k[:, -4:], v[:, -4:])
 
-    wrong = memory(last_four, cost=Cost("T^2", "W"), deviations="Forgets between segments.")
+    wrong = memory(last_four, cost=Cost("T^2", "W"), departs=("segments",))
     (failure,) = verify_method(wrong).failures
     assert failure.check == "state_growth"
     assert "claims constant; a slice keeps all that it was cut from: .clone() it" in failure.detail

@@ -4,10 +4,22 @@ import pytest
 import torch
 from torch import nn
 
-from longatlas import Attention, Context, Cost, Decoder, DecoderConfig, LongAtlasError, Memory, Method, Option, Position
+from longatlas import (
+    Attention,
+    Context,
+    Cost,
+    Decoder,
+    DecoderConfig,
+    LongAtlasError,
+    Memory,
+    Method,
+    Option,
+    Position,
+    operation,
+)
 from longatlas.combination import Combination, Part
 from longatlas.decoder.defaults import grow_cache
-from longatlas.decoder.state import state_bytes, tensors
+from longatlas.decoder.state import here, state_bytes, tensors
 from longatlas.ops import blockwise_attention, dense_attention, rotary_embedding
 from longatlas.testing import check_method
 
@@ -70,8 +82,8 @@ def test_shapes_that_do_not_divide(changes, words):
 @pytest.mark.parametrize(
     ("slot", "words"),
     [
-        ("position", "it must have one of embed, rotate, score_mod"),
-        ("memory", r"it must have extend\(k, v, past\)"),
+        ("position", "it must have one of embed, rotate, score_mod, frequencies, draw"),
+        ("memory", r"it must have extend\(k, v, past, here\)"),
         ("attention", r"return longatlas.Attention\(...\)"),
         ("mixer", "it must return a torch.nn.Module"),
         ("ffn", "it must return a torch.nn.Module"),
@@ -191,7 +203,7 @@ def sink_cache(config, *, sinks, window):
     """The third-party memory that the README promises to be enough."""
     import torch
 
-    def extend(k, v, past):  # [B, T, H, D]
+    def extend(k, v, past, here):  # [B, T, H, D]
         if past is not None:
             k, v = torch.cat([past[0], k], 1), torch.cat([past[1], v], 1)
         kept = [torch.cat([x[:, :sinks], x[:, sinks:][:, -window:]], 1) for x in (k, v)]
@@ -212,7 +224,8 @@ THIRD_PARTY = Method(
         Option("window", 1024, "recent tokens kept", unit="tokens", min=1),
     ),
     cost=Cost(time="T*W", state="W"),
-    deviations="Evicts between segments, not after every token.",
+    deviations="Evicts between calls, not after every token.",
+    departs=("segments",),
 )
 
 
@@ -236,7 +249,7 @@ def test_raw_keys_are_rotated_by_their_place_in_the_cache():
 @torch.no_grad()
 def test_after_an_eviction_distances_are_those_in_the_cache():
     small = Part(THIRD_PARTY, {"sinks": 2, "window": 6})
-    mixer = build(Combination((small,))).core.blocks[0].mixer
+    mixer = operation(Combination((small,)), CONFIG)
     q, k, v = (torch.randn(1, 30, 4, 8, dtype=torch.float64) for _ in range(3))
     rotate, cache, state = rotary_embedding(8), [], None
     for t in range(30):
@@ -276,7 +289,8 @@ def test_a_call_leaves_its_state_as_it_was():
 def test_state_bytes_count_the_whole_storage_once():
     big = torch.zeros(1000, dtype=torch.float32)
     assert state_bytes((big[:1], big[5:7], {"x": torch.zeros(2, dtype=torch.float64)}, None, 3)) == 4016
-    seen = grow_cache(torch.zeros(1, 3, 2, 4), torch.zeros(1, 3, 2, 4), None)
+    zeros = torch.zeros(1, 3, 2, 4)
+    seen = grow_cache(zeros, zeros.clone(), None, here(0, zeros))
     assert state_bytes(seen.past) == 2 * 3 * 2 * 4 * 4 + 3 * 8
 
 

@@ -106,9 +106,9 @@ def thinned() -> Method:
     """Keeps the last four tokens, and every fourth of the older ones; what it reads in one call it shows whole."""
 
     def build(config: DecoderConfig) -> Memory:
-        def extend(k, v, past):  # type: ignore[no-untyped-def]
-            seen = grow_cache(k, v, past)
-            old = seen.positions < seen.past.end - 4
+        def extend(k, v, past, here):  # type: ignore[no-untyped-def]
+            seen = grow_cache(k, v, past, here)
+            old = seen.positions < here.end - 4
             return keep(seen, ~old | (seen.positions % 4 == 0))
 
         return Memory(extend)

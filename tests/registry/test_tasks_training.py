@@ -18,7 +18,7 @@ from longatlas.harness.plan import Plan
 from longatlas.tasks import estimate, hosts, language_model
 from longatlas.tasks.session import Session
 from longatlas.tasks.sweep import Trial, sweep
-from longatlas.tasks.training import PROBE_EVERY, DivergedError, Recipe, Record, batch_loss, train
+from longatlas.tasks.training import PROBE_EVERY, DivergedError, Recipe, Record, train
 
 CONFIG = DecoderConfig(vocab_size=8, d_model=16, n_layers=1, n_heads=2)
 
@@ -50,7 +50,7 @@ def test_loss_counts_labelled_places_only() -> None:
     torch.nn.init.zeros_(decoder.core.head.weight)  # type: ignore[union-attr, arg-type]
     tokens, labels = torch.randint(8, (2, 8)), torch.full((2, 8), -100)
     labels[0, 3] = 7
-    assert batch_loss(decoder, tokens, labels).item() == pytest.approx(math.log(8))
+    assert decoder.loss(tokens, labels).item() == pytest.approx(math.log(8))
 
 
 @pytest.mark.parametrize("method", ["vanilla", "int8_weights"])

@@ -10,15 +10,15 @@ from torch import Tensor
 from longatlas.slots import Rotate
 
 
-def complex_rotation(angle: Callable[[int, int], float], *, magnitude: float = 1.0) -> Rotate:
-    """Return rotate(q [B, T, H, D], k [B, T, H, D], pos [T]) -> (q, k), in fp64 inside.
+def complex_rotation(angle: Callable[[int, int], float], pairs: int, *, magnitude: float = 1.0) -> Rotate:
+    """Return rotate(q [B, T, H, D], k [B, T, H, D], pos [T] or [B, T]) -> (q, k), in fp64 inside.
 
-    Dimensions i and i + D/2 are the real and the imaginary part of a complex number, which is multiplied by
-    magnitude * exp(1j * angle(pos, i)); `angle` is in radians.
+    Of n pairs, dimensions i and i + n are the real and the imaginary part of a complex number, which is multiplied by
+    magnitude * exp(1j * angle(pos, i)); `angle` is in radians. Dimensions beyond 2n stay as they are.
     """
 
     def rotate(q: Tensor, k: Tensor, pos: Tensor) -> tuple[Tensor, Tensor]:
-        factors = _factors(angle, pos.tolist(), q.shape[-1] // 2, magnitude).to(q.device)
+        factors = _factors(angle, pos.flatten().tolist(), pairs, magnitude).view(*pos.shape, 1, pairs).to(q.device)
         return _multiply(q, factors), _multiply(k, factors)
 
     return rotate
@@ -32,6 +32,7 @@ def _factors(angle: Callable[[int, int], float], positions: Sequence[int], pairs
 
 
 def _multiply(x: Tensor, factors: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    turned = torch.complex(x[..., :half].double(), x[..., half:].double()) * factors[None, :, None]
-    return torch.cat([turned.real, turned.imag], -1).to(x.dtype)
+    """x [B, T, H, D]; factors [T, 1, n] or [B, T, 1, n]."""
+    n = factors.shape[-1]
+    turned = torch.complex(x[..., :n].double(), x[..., n : 2 * n].double()) * factors
+    return torch.cat([turned.real, turned.imag, x[..., 2 * n :].double()], -1).to(x.dtype)

@@ -2,90 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from longatlas.decoder.config import DecoderConfig
+from longatlas.errors import UnsupportedError
 from longatlas.ops import blockwise_attention
-from longatlas.slots import Attention, Memory, Position, Seen, Where
+from longatlas.slots import Attention, Here, Memory, Position, Seen, Where
 
 
-class SlotState(NamedTuple):
-    """State of a SlotMixer: the number of tokens read, and what its memory keeps."""
+class SlotOperation(nn.Module):
+    """position > memory > attention on q, k and v, with the three slots filled."""
 
-    position: int
-    past: Any
-
-
-class SlotMixer(nn.Module):
-    """qkv > position > memory > attention > out, with the three slots filled."""
-
-    def __init__(
-        self, config: DecoderConfig, position: Position, memory: Memory, attention: Attention, impl: str
-    ) -> None:
+    def __init__(self, position: Position, memory: Memory, attention: Attention, impl: str) -> None:
         super().__init__()
-        self.n_heads, self.kv_heads, self.head_size = config.n_heads, config.kv_heads, config.head_size
-        self.q = nn.Linear(config.d_model, config.n_heads * config.head_size, bias=False)
-        self.k = nn.Linear(config.d_model, config.kv_heads * config.head_size, bias=False)
-        self.v = nn.Linear(config.d_model, config.kv_heads * config.head_size, bias=False)
-        self.out = nn.Linear(config.n_heads * config.head_size, config.d_model, bias=False)
         self.position, self.memory, self.attention, self.impl = position, memory, attention, impl
-        for name, part in (("position", position), ("memory", memory), ("attention", attention)):
-            self._adopt(name, part)
+        adopt(self, "position", (position.rotate, position.score_mod))
+        adopt(self, "memory", (memory.extend,))
+        adopt(self, "attention", (attention.forward, attention.mask_mod))
 
-    def _adopt(self, name: str, part: Any) -> None:
-        """Register modules whose methods a slot uses, so that their parameters are trained and saved."""
-        for function in vars(part).values():
-            owner = getattr(function, "__self__", function)
-            if isinstance(owner, nn.Module):
-                self.add_module(f"{name}_module", owner)
-
-    def forward(self, x: Tensor, state: SlotState | None) -> tuple[Tensor, SlotState]:
-        batch, length, _ = x.shape
-        q = self.q(x).view(batch, length, self.n_heads, self.head_size)
-        k = self.k(x).view(batch, length, self.kv_heads, self.head_size)
-        v = self.v(x).view(batch, length, self.kv_heads, self.head_size)
-        o, state = self.mix(q, k, v, state)
-        return self.out(o.flatten(2)), state
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, state: SlotState | None) -> tuple[Tensor, SlotState]:
-        """q [B, T, H, D]; k, v [B, T, Hkv, D] before rotation -> o [B, T, H, D]."""
-        start, past = state or SlotState(0, None)
-        length = q.shape[1]
-        here = torch.arange(start, start + length, device=q.device)
-        rotate = self.position.rotate
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, past: Any, here: Here) -> tuple[Tensor, Any]:
+        """q [B, T, H, D]; k, v [B, T, Hkv, D] before rotation -> o [B, T, H, D], and what the memory keeps."""
+        rotate = here.rotation(self.position.rotate)
         raw = self.memory.raw_keys or self.attention.raw
         if rotate and not raw:
-            q, k = rotate(q, k, here)
-        seen = Seen(*self.memory.extend(k, v, past))
+            q, k = rotate(q, k, here.positions)
+        seen = Seen(*self.memory.extend(k, v, past, here._replace(q=q)))
         k, v = seen.k, seen.v
-        k_positions, q_positions = self._places(seen, here)
+        q_positions, k_positions = self._positions(seen, here)
         if rotate and raw and not self.attention.raw:
             q = rotate(q, q, q_positions)[0]
             k = rotate(k, k, k_positions)[1]
-        where = Where(q_positions, k_positions, rotate if self.attention.raw else None, self.position.score_mod)
-        return self._attend(q, k, v, where), SlotState(start + length, seen.past)
+        where = Where(
+            q_positions,
+            k_positions,
+            rotate if self.attention.raw else None,
+            here.scoring(self.position.score_mod),
+            seen.visible,
+        )
+        return self._attend(q, k, v, where), seen.past
 
-    def _places(self, seen: Seen, here: Tensor) -> tuple[Tensor, Tensor]:
-        length, keys = here.shape[0], seen.k.shape[1]
+    def _positions(self, seen: Seen, here: Here) -> tuple[Tensor, Tensor]:
+        """Of the queries and of the keys."""
+        length, keys = here.length, seen.k.shape[1]
         if seen.positions is not None:
-            places = seen.positions
+            positions = seen.positions
+        elif here.positions.ndim > 1:
+            raise UnsupportedError(
+                "its memory gives no positions, which a padded batch needs: return Seen(k, v, past, positions), or "
+                "read rows of one length"
+            )
         elif self.memory.raw_keys:
-            places = torch.arange(keys, device=here.device)
+            positions = torch.arange(keys, device=seen.k.device)
         else:
-            return here[0] + torch.arange(length - keys, length, device=here.device), here
-        return places, places[keys - length :] if self.memory.raw_keys else here
+            return here.positions, here.start + torch.arange(length - keys, length, device=seen.k.device)
+        return positions[..., keys - length :] if self.memory.raw_keys else here.positions, positions
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, where: Where) -> Tensor:
         if self.attention.forward is not None:
+            if not self.attention.by_row and (where.visible is not None or where.q_positions.ndim > 1):
+                raise UnsupportedError(
+                    "its attention does not go by keys that are hidden by row (Attention(by_row=True)); read rows of "
+                    "one length, or use a batch of 1"
+                )
             groups = q.shape[2] // k.shape[2]
             if groups > 1:
                 k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
             o: Tensor = self.attention.forward(q, k, v, where)
             return o
-        return blockwise_attention(
+        mixed: Tensor = blockwise_attention(
             q,
             k,
             v,
@@ -93,5 +81,33 @@ class SlotMixer(nn.Module):
             score_mod=where.score_mod,
             q_positions=where.q_positions,
             k_positions=where.k_positions,
+            visible=where.visible,
             impl="reference" if self.impl == "reference" else "auto",
         )
+        return mixed
+
+
+class SlotMixer(nn.Module):
+    """qkv > SlotOperation > out; its state is what the memory keeps."""
+
+    def __init__(self, config: DecoderConfig, operation: SlotOperation) -> None:
+        super().__init__()
+        self.n_heads, self.kv_heads, self.head_size = config.n_heads, config.kv_heads, config.head_size
+        self.q = nn.Linear(config.d_model, config.width, bias=False)
+        self.k = nn.Linear(config.d_model, config.kv_heads * config.head_size, bias=False)
+        self.v = nn.Linear(config.d_model, config.kv_heads * config.head_size, bias=False)
+        self.out = nn.Linear(config.width, config.d_model, bias=False)
+        self.operation = operation
+
+    def forward(self, x: Tensor, state: Any, here: Here) -> tuple[Tensor, Any]:
+        q, k, v = (project(x).unflatten(2, (-1, self.head_size)) for project in (self.q, self.k, self.v))
+        o, past = self.operation.mix(q, k, v, state, here)
+        return self.out(o.flatten(2)), past
+
+
+def adopt(module: nn.Module, name: str, functions: Iterable[Any]) -> None:
+    """Register the modules whose methods a slot uses, so that their parameters are trained, moved and saved."""
+    for function in functions:
+        owner = getattr(function, "__self__", function)
+        if isinstance(owner, nn.Module):
+            module.add_module(f"{name}_module", owner)

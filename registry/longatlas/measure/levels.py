@@ -9,7 +9,6 @@ decode   one token, from the state after T tokens
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +17,10 @@ from torch import Tensor, nn
 
 from longatlas.combination import Combination, parse_spec
 from longatlas.decoder.config import DecoderConfig
-from longatlas.decoder.decoder import Block, Decoder
+from longatlas.decoder.decoder import Decoder
+from longatlas.decoder.operation import Operation, operation
+from longatlas.decoder.stack import Block
+from longatlas.decoder.state import Clocked, clocked
 from longatlas.errors import UnsupportedError
 from longatlas.measure.live_bytes import UsedStorages
 
@@ -109,26 +111,21 @@ class OneLayer:
         x = self._drawn.normal(length, self.config.d_model, grad=train)
         return (x, torch.ones_like(x)) if train else (x,)
 
-    def forward(self, inputs: Inputs, state: Any) -> tuple[Tensor, Any]:
-        return self.module(inputs[0], state)  # type: ignore[no-any-return]
+    def forward(self, inputs: Inputs, state: Clocked | None) -> tuple[Tensor, Clocked]:
+        return clocked(self.module)(inputs[0], state)
 
     def train_forward(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
         return self.forward(inputs, None)[0], inputs[1]
 
 
-class Operation:
-    """q [B, T, H, D], k and v [B, T, Hkv, D] before rotation -> o [B, T, H, D]: the mixer's `mix`"""
+class OperationAlone:
+    """q [B, T, H, D], k and v [B, T, Hkv, D] before rotation -> o [B, T, H, D]: longatlas.operation"""
 
-    def __init__(self, decoder: Decoder, drawn: Drawn) -> None:
-        self.module, self.config, self._drawn = _first_block(decoder).mixer, decoder.config, drawn
-        if not callable(getattr(self.module, "mix", None)):
-            raise UnsupportedError(
-                f"its mixer {type(self.module).__name__} has no mix(q, k, v, state), which the level operation "
-                "measures; give it one, or measure the level layer"
-            )
+    def __init__(self, module: Operation, drawn: Drawn) -> None:
+        self.module, self.config, self._drawn = module, module.config, drawn
 
     def weights(self) -> list[Tensor]:
-        """Not the projections, which lie around `mix`: those that operations are given in a call of one token."""
+        """Those that operations are given in a call of one token: gates and norms around `mix` are not."""
         with UsedStorages() as used:
             forward_once(self, self.inputs(1), None)
         return [weight for weight in held(self.module) if used.has(weight)]
@@ -140,8 +137,7 @@ class Operation:
         return (q, k, v, torch.ones_like(q)) if train else (q, k, v)
 
     def forward(self, inputs: Inputs, state: Any) -> tuple[Tensor, Any]:
-        mix: Callable[..., tuple[Tensor, Any]] = self.module.mix  # type: ignore[assignment]
-        return mix(*inputs[:3], state)
+        return self.module.mix(inputs[0], inputs[1], inputs[2], state)
 
     def train_forward(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
         return self.forward(inputs, None)[0], inputs[3]
@@ -165,10 +161,10 @@ def build(cell: dict[str, Any]) -> Subject:
     )
     dtype = getattr(torch, cell["dtype"])
     torch.manual_seed(cell["seed"])
-    decoder = Decoder(config, combination, impl=cell["impl"]).to(cell["device"], dtype)
     drawn = Drawn(case["batch"], cell["device"], dtype, cell["seed"])
     if level == "operation":
-        return Operation(decoder, drawn)
+        return OperationAlone(operation(combination, config, impl=cell["impl"]).to(cell["device"], dtype), drawn)
+    decoder = Decoder(config, combination, impl=cell["impl"]).to(cell["device"], dtype)
     if level == "layer":
         return OneLayer(decoder, drawn)
     return WholeDecoder(decoder, drawn)

@@ -47,11 +47,19 @@ class Block(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """Places of queries [T] and of keys [S], and whether both are plain ranges."""
+    """Positions of queries [T] or [B, T] and of keys [S] or [B, S], and whether both are plain ranges.
+
+    visible  bool [B or 1, H or 1, S]: keys that there are at all; None = all
+    """
 
     q: Tensor
     k: Tensor
     ranges: bool
+    visible: Tensor | None = None
+
+    def rows(self, chosen: slice) -> Positions:
+        """The same for some of the queries."""
+        return self._replace(q=self.q[..., chosen])
 
 
 _known: WeakKeyDictionary[Any, dict[tuple[Any, ...], list[Block]]] = WeakKeyDictionary()
@@ -64,7 +72,7 @@ def is_range(positions: Tensor) -> bool:
 
 def layout(mask_mod: MaskMod, positions: Positions, batch: int, heads: int, block_size: int) -> list[Block]:
     """The blocks of a mask. Remembered for ranges of positions where the mask_mod cannot change its mind."""
-    if not positions.ranges or len(positions.q) <= block_size or not _is_constant(mask_mod):
+    if not positions.ranges or positions.q.shape[-1] <= block_size or not _is_constant(mask_mod):
         return list(_blocks(mask_mod, positions, batch, heads, block_size))
     start = (int(positions.q[0]), int(positions.k[0]))
     key = (start, len(positions.q), len(positions.k), batch, heads, block_size, positions.q.device)
@@ -77,7 +85,9 @@ def layout(mask_mod: MaskMod, positions: Positions, batch: int, heads: int, bloc
 
 
 def _is_constant(mask_mod: MaskMod) -> bool:
-    """Whether a mask_mod is a function that captures nothing but numbers and text."""
+    """Whether a mask_mod promises it, or is a function that captures nothing but numbers and text."""
+    if getattr(mask_mod, "constant", False):
+        return True
     if not isinstance(mask_mod, FunctionType):
         return False
     captured = [cell.cell_contents for cell in mask_mod.__closure__ or ()]
@@ -85,10 +95,10 @@ def _is_constant(mask_mod: MaskMod) -> bool:
 
 
 def _blocks(mask_mod: MaskMod, positions: Positions, batch: int, heads: int, block_size: int) -> Iterator[Block]:
-    keys, kept = len(positions.k), 0
-    for start in range(0, len(positions.q), block_size):
+    keys, kept = positions.k.shape[-1], 0
+    for start in range(0, positions.q.shape[-1], block_size):
         rows = slice(start, start + block_size)
-        seen = visible(mask_mod, positions.q[rows], positions.k, batch, heads)
+        seen = visible(mask_mod, positions.rows(rows).q, positions.k, batch, heads, positions.visible)
         padded = functional.pad(seen.flatten(0, 2).any(0), (0, -keys % KEY_BLOCK)).view(-1, KEY_BLOCK).any(1)
         block = Block(rows, _runs(padded.nonzero().flatten().tolist(), keys), False, None)
         mask = block.pick(seen, 3) if block.runs else seen[..., :0]

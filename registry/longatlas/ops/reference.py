@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from longatlas.ops.masks import indices, visible
+from longatlas.ops import masks
+from longatlas.ops.masks import indices
+from longatlas.ops.merging import log_sum_exp, masked_softmax
 from longatlas.slots import MaskMod, ScoreMod
 
 
@@ -18,12 +22,15 @@ def dense_attention(
     score_mod: ScoreMod | None = None,
     q_positions: Tensor | None = None,
     k_positions: Tensor | None = None,
+    visible: Tensor | None = None,
     scale: float | None = None,
-) -> Tensor:
+    return_lse: bool = False,
+) -> Any:
     """Causal softmax attention with the whole [B, H, T, S] score matrix in memory.
 
     q [B, T, H, D]; k [B, S, Hkv, D]; v [B, S, Hkv, E]; o [B, T, H, E]. A query that sees no key gets 0.
-    Positions default to 0 ... S-1 for keys, and to the last T of them for queries.
+    Positions, [T] and [S] or by row [B, T] and [B, S], default to 0 ... S-1 for keys, and to the last T of them for
+    queries. visible, return_lse as in longatlas.ops.blockwise_attention.
     """
     queries, keys = q.shape[1], k.shape[1]
     if k_positions is None:
@@ -35,9 +42,9 @@ def dense_attention(
     scores = torch.einsum("bthd,bshd->bhts", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if score_mod is not None:
         scores = score_mod(scores, *indices(q_positions, k_positions, q.shape[0], q.shape[2]))
-    seen = visible(mask_mod, q_positions, k_positions, q.shape[0], q.shape[2])
-    weights = torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)
-    return torch.einsum("bhts,bshe->bthe", weights.masked_fill(~seen, 0.0), v)
+    seen = masks.visible(mask_mod, q_positions, k_positions, q.shape[0], q.shape[2], visible)
+    o = torch.einsum("bhts,bshe->bthe", masked_softmax(scores, seen), v)
+    return (o, log_sum_exp(scores.masked_fill(~seen, -torch.inf)).transpose(1, 2)) if return_lse else o
 
 
 def recurrent_linear_attention(

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from longatlas.losses import NO_LABEL
 from longatlas.tasks import scores
 from longatlas.tasks.labelled import batches, host, unseen
 from longatlas.tasks.session import Recipe, Session
 from longatlas.tasks.sweep import Row
-from longatlas.tasks.training import NO_LABEL
 
 
 def run(session: Session) -> list[Row]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from longatlas.decoder.decoder import Decoder, Stack
+from longatlas.decoder.decoder import Decoder
+from longatlas.decoder.defaults import next_token_loss
 from longatlas.errors import UnsupportedError
 from longatlas.tasks import mad_draws, scores
 from longatlas.tasks.labelled import Draw, Settings, batches, host, unseen
@@ -52,17 +52,18 @@ class Autoencoder(nn.Module):
 
     def __init__(self, decoder: Decoder, *, length: int) -> None:
         super().__init__()
-        if not isinstance(decoder.core, Stack):
-            raise UnsupportedError("compression reads the last hidden state, which a model method hides")
         width = decoder.config.d_model
-        self.stack = decoder.core
+        self.decoder = decoder
         self.places = nn.Embedding(length, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
+    def loss(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy in nats of the labels [B, T]."""
+        return next_token_loss(self, tokens, labels)
+
     def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
         """Logits [n, V] of the tokens [B, T] at bool chosen [B, T]."""
-        x, _ = self.stack.hidden(tokens, None)
+        x, _ = self.decoder.hidden(tokens)
         places = torch.arange(tokens.shape[1], device=tokens.device)
         read = x[:, -1:] + self.places(places)  # [B, T, d_model]
-        logits: Any = self.stack.head(self.mlp(read[chosen]))
-        return logits  # type: ignore[no-any-return]
+        return self.decoder.head(self.mlp(read[chosen]))

@@ -11,8 +11,8 @@ import random
 import torch
 from torch import Tensor
 
+from longatlas.losses import NO_LABEL
 from longatlas.tasks.labelled import Settings
-from longatlas.tasks.training import NO_LABEL
 
 Drawn = tuple[Tensor, Tensor]
 FACTS_SEED = 0  # of the one mapping that memorisation is about

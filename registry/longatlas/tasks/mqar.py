@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from longatlas.errors import UnsupportedError
+from longatlas.losses import NO_LABEL
 from longatlas.tasks import scores
 from longatlas.tasks.labelled import batches, host, unseen
 from longatlas.tasks.session import Recipe, Session
 from longatlas.tasks.sweep import Row
-from longatlas.tasks.training import NO_LABEL
 
 EXPONENT = 0.01  # of the power law that the gaps between a pair and its query follow, as in the paper
 

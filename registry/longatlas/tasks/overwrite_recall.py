@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from longatlas.errors import UnsupportedError
+from longatlas.losses import NO_LABEL
 from longatlas.tasks import scores
 from longatlas.tasks.labelled import Settings, batches, host, unseen
 from longatlas.tasks.mqar import ask, distinct
 from longatlas.tasks.session import Recipe, Session
 from longatlas.tasks.sweep import Row
-from longatlas.tasks.training import NO_LABEL
 
 FILLER = 0
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longatlas.losses import NO_LABEL
 from longatlas.tasks import scores
 from longatlas.tasks.labelled import batches, host, unseen
 from longatlas.tasks.session import Recipe, Session
 from longatlas.tasks.sweep import Row
-from longatlas.tasks.training import NO_LABEL
 
 VOCAB = 64
 SYMBOLS = 16  # tokens 0 ... 15 are what a passkey is made of; filler is 18 ... 63

@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from longatlas.errors import UnsupportedError
+from longatlas.losses import NO_LABEL
 from longatlas.tasks.sweep import Row
-from longatlas.tasks.training import NO_LABEL
 
 TOKENS_AT_ONCE = 1 << 14
 

@@ -10,15 +10,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.errors import UnsupportedError
+from longatlas.losses import NO_LABEL
 
 Batches = Iterator[tuple[Tensor, Tensor | None]]
 
-NO_LABEL = -100
 HELD_OUT_SEED = 1_000_003  # added to a seed: data that training never draws
 PROBE_EVERY = 25  # steps between two looks at held-out batches
 PROBES = 2  # held-out batches in a look
@@ -32,8 +31,8 @@ class DivergedError(UnsupportedError):
 class Learner(Protocol):
     """What is trained: a decoder, or a module around one."""
 
-    def loss(self, tokens: Tensor) -> Tensor:
-        """The objective's own loss on tokens [B, T]."""
+    def loss(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The objective's loss on tokens [B, T]; labels [B, T] say what is asked for, -100 = nothing, None = all."""
 
     def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
         """Logits [n, V] at the n places of tokens [B, T] where bool chosen [B, T] is true."""
@@ -84,10 +83,11 @@ class Trainer:
     def step(self) -> None:
         """One batch. Raises DivergedError when its loss is no number."""
         self.optimiser.zero_grad(set_to_none=True)
-        loss = batch_loss(self.learner, *next(self.batches))
+        tokens, labels = next(self.batches)
+        loss = self.learner.loss(tokens, labels)
         if not math.isfinite(loss.item()):
             raise DivergedError(f"training diverged: the loss became {loss.item()}")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimiser.step()
         self.schedule.step()
@@ -112,14 +112,6 @@ def train(learner: Any, recipe: Recipe, lr: float, seed: int, settings: Mapping[
         if accuracy >= stop:
             break
     return Record(done, time.perf_counter() - start, reached)
-
-
-def batch_loss(learner: Learner, tokens: Tensor, labels: Tensor | None) -> Tensor:
-    """Mean cross-entropy in nats where there is a label, or the objective's loss; tokens and labels [B, T]."""
-    if labels is None:
-        return learner.loss(tokens)
-    chosen = labels != NO_LABEL
-    return functional.cross_entropy(learner.logits_at(tokens, chosen).float(), labels[chosen])
 
 
 @torch.no_grad()

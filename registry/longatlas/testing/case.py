@@ -42,11 +42,12 @@ class Case:
         dtype: torch.dtype = torch.float64,
         seed: int = 0,
         defaults: bool = False,
+        train: bool = False,
     ) -> Decoder:
-        """A decoder with weights from `seed`; `defaults=True` leaves the options unscaled."""
+        """A decoder with weights from `seed`, in eval mode unless `train`; `defaults` leaves the options unscaled."""
         torch.manual_seed(seed)
         chosen = self.combination if defaults else self.scaled
-        return Decoder(self.config, chosen, impl=impl).to(self.device, dtype)
+        return Decoder(self.config, chosen, impl=impl).to(self.device, dtype).train(train)
 
     def tokens(self, length: int, *, batch: int = 2, seed: int = 1) -> Tensor:
         """Random tokens [batch, length]."""

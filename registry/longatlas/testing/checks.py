@@ -12,8 +12,8 @@ import torch
 from longatlas.catalog import impl_obstacle
 from longatlas.combination import Combination
 from longatlas.decoder.decoder import Decoder
-from longatlas.decoder.slot_mixer import SlotMixer
-from longatlas.decoder.state import state_bytes, tensors
+from longatlas.decoder.slot_mixer import SlotOperation
+from longatlas.decoder.state import here, state_bytes, tensors
 from longatlas.kernels import is_interpreting
 from longatlas.testing.case import Case
 from longatlas.testing.compare import EXACT, require, require_close
@@ -103,7 +103,7 @@ def _compare_states(found: Any, expected: Any, tolerances: Sequence[float], what
 def finite_gradients(case: Case) -> None:
     """The training loss gives every parameter a gradient that is finite and not all zero."""
     _skip_if_context(case)
-    decoder = case.decoder(dtype=torch.float32)
+    decoder = case.decoder(dtype=torch.float32, train=True)
     decoder.loss(case.tokens(200)).backward()  # type: ignore[no-untyped-call]
     for name, parameter in decoder.named_parameters():
         if not parameter.requires_grad:
@@ -133,7 +133,7 @@ def equals_vanilla(case: Case) -> None:
         raise SkipCheck("its card does not say that it is exact")
     decoder = case.decoder()
     torch.manual_seed(0)
-    vanilla = Decoder(case.config, BASELINE).to(case.device, torch.float64)
+    vanilla = Decoder(case.config, BASELINE).to(case.device, torch.float64).eval()
     vanilla.load_state_dict(decoder.state_dict())
     with torch.no_grad():
         tokens = case.tokens(150)
@@ -151,7 +151,7 @@ def batch_permutation(case: Case) -> None:
 
 
 def head_permutation(case: Case) -> None:
-    """Renaming the heads changes nothing; heads that differ by a score_mod are independent of one another."""
+    """Renaming the heads changes nothing; heads that differ by index are independent of one another."""
     decoder = case.decoder()
     tokens = case.tokens(150)
     with torch.no_grad():
@@ -163,20 +163,26 @@ def head_permutation(case: Case) -> None:
         require_close(decoder(tokens)[0], before, EXACT, "the output with permuted heads")
 
 
+def _operations(decoder: Decoder) -> list[SlotOperation]:
+    return [m for m in decoder.modules() if isinstance(m, SlotOperation)]
+
+
 def _heads_differ(decoder: Decoder) -> bool:
-    mixers = [m for m in decoder.modules() if isinstance(m, SlotMixer)]
-    return any(m.position.score_mod is not None for m in mixers)
+    """Whether heads differ by index: by a score_mod, or by a mask that says so."""
+    operations = _operations(decoder)
+    return any(o.position.score_mod is not None or getattr(o.attention.mask_mod, "per_head", False) for o in operations)
 
 
 def _check_independence(decoder: Decoder, case: Case) -> None:
     config = case.config
     generator = torch.Generator().manual_seed(5)
     shape = (2, 150, config.n_heads, config.head_size)
-    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
-    for mixer in (m for m in decoder.modules() if isinstance(m, SlotMixer)):
-        before, _ = mixer.mix(q, k, v, None)
+    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64).to(case.device) for _ in range(3))
+    now = here(0, q)
+    for each in _operations(decoder):
+        before, _ = each.mix(q, k, v, None, now)
         new_q, new_k, new_v = (torch.cat([-x[:, :, :1] + 0.5, x[:, :, 1:]], 2) for x in (q, k, v))
-        after, _ = mixer.mix(new_q, new_k, new_v, None)
+        after, _ = each.mix(new_q, new_k, new_v, None, now)
         require_close(after[:, :, 1:], before[:, :, 1:], EXACT, "heads 1 to 3 after a change of head 0")
 
 

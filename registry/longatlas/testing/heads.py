@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from longatlas.decoder.decoder import Block, Decoder
+from longatlas.decoder.decoder import Decoder
+from longatlas.decoder.stack import Block
 from longatlas.testing.report import SkipCheck
 
 
@@ -19,7 +20,7 @@ def permute_heads(decoder: Decoder, order: Tensor) -> None:
         if not isinstance(getattr(block.mixer, "out", None), nn.Module):
             raise SkipCheck("the mixer has no projection called 'out', so its heads cannot be told apart")
         for name, tensor in [*block.mixer.named_parameters(), *block.mixer.named_buffers()]:
-            _permute(name, tensor, order, decoder.config.n_heads, decoder.config.d_model)
+            _permute(name, tensor, order, decoder.config.n_heads, decoder.config.width)
 
 
 def _permute(name: str, tensor: Tensor, order: Tensor, heads: int, width: int) -> None:

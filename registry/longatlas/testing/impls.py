@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from longatlas.cards import PEER
-from longatlas.decoder.decoder import Block, Decoder
+from longatlas.decoder.operation import operation
 from longatlas.decoder.state import tensors
+from longatlas.errors import UnsupportedError
 from longatlas.testing.case import Case
 from longatlas.testing.compare import EXACT, require, require_close, rms_ratio
 
@@ -124,20 +125,23 @@ def _evidence(case: Case, impl: str, dtype: torch.dtype, length: int, seed: int 
         for name, p in decoder.named_parameters()
     ]
     outputs = [("the output", logits.detach()), ("the output of one more token", decoded)]
-    return [*outputs, *_operation(case, decoder, length, seed), *_named_state(state), *gradients]
+    return [*outputs, *_operation(case, impl, dtype, length, seed), *_named_state(state), *gradients]
 
 
-def _operation(case: Case, decoder: Decoder, length: int, seed: int) -> Evidence:
-    """The first layer's `mix` alone: a norm after it hides its scale from the decoder's outputs."""
-    mix = next((getattr(block.mixer, "mix", None) for block in decoder.modules() if isinstance(block, Block)), None)
-    if mix is None:
+def _operation(case: Case, impl: str, dtype: torch.dtype, length: int, seed: int) -> Evidence:
+    """The first layer's operation alone: a norm after it hides its scale from the decoder's outputs."""
+    torch.manual_seed(seed)
+    try:
+        alone = operation(case.scaled, case.config, impl=impl).to(case.device, dtype)
+    except UnsupportedError:
         return []
     generator = torch.Generator().manual_seed(seed)
-    config, like = case.config, next(decoder.parameters())
+    config, like = case.config, torch.empty(0, dtype=dtype, device=case.device)
     heads = (config.n_heads, config.kv_heads, config.kv_heads, config.n_heads)
     shapes = [(2, length, h, config.head_size) for h in heads]
     *inputs, weight = (torch.randn(shape, generator=generator, dtype=torch.float64).to(like) for shape in shapes)
-    o = mix(*(x.requires_grad_() for x in inputs), None)[0]
+    q, k, v = (x.requires_grad_() for x in inputs)
+    o, _ = alone.mix(q, k, v)
     gradients = torch.autograd.grad(o, inputs, weight)
     named = [(f"{GRADIENT}{name} of the operation", x) for name, x in zip("qkv", gradients, strict=True)]
     return [("the operation's output", o.detach()), *named]

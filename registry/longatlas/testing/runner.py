@@ -82,6 +82,10 @@ def _run_checks(
 
 
 def _judge(check: Check, combination: Combination, detail: str) -> tuple[str, str]:
-    if check in SEGMENTATION and "segment" in combination.deviations.lower():
-        return DECLARED, f"as its card declares: {combination.deviations}"
+    if check not in SEGMENTATION:
+        return FAILED, detail
+    if "segments" in combination.departs:
+        return DECLARED, "as its card declares: " + (combination.deviations or 'departs=("segments",)')
+    if "segment" in combination.deviations.lower():
+        detail += '; a card declares that by departs=("segments",), no longer by the word in its deviations'
     return FAILED, detail

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from longatlas import LongAtlasError, UnsupportedError
-from longatlas.decoder.decoder import BlockState, DecoderState
 from longatlas.decoder.defaults import KVCache
-from longatlas.decoder.slot_mixer import SlotState
+from longatlas.decoder.state import BlockState, DecoderState
 from longatlas.slots import Prompt
 
 NEEDS = "parallel_context_windows joins growing key-value caches only"
@@ -34,27 +33,26 @@ def merge_states(states: Sequence[DecoderState]) -> DecoderState:
 
     Raises UnsupportedError for states that are not growing key-value caches.
     """
+    for state in states:
+        for block in state.layers:
+            _check_cache(block, state.position)
     layers = zip(*(state.layers for state in states), strict=True)
     return DecoderState(max(state.position for state in states), tuple(map(_merge_layer, layers)))
 
 
 def _merge_layer(blocks: Sequence[BlockState]) -> BlockState:
-    caches = [_cache(block) for block in blocks]
-    end = max(cache.end for cache in caches)
+    caches: list[KVCache] = [block.mixer for block in blocks]
     k = torch.cat([cache.k for cache in caches], 1)  # [B, S, H, D]
     v = torch.cat([cache.v for cache in caches], 1)
-    positions = torch.cat([cache.positions for cache in caches])
-    return BlockState(None, SlotState(end, KVCache(k, v, positions, end)))
+    return BlockState(None, KVCache(k, v, torch.cat([cache.positions for cache in caches])))
 
 
-def _cache(block: BlockState) -> KVCache:
+def _check_cache(block: BlockState, read: int) -> None:
     if block.conv is not None:
         raise UnsupportedError(f"{NEEDS}; a short convolution's state belongs to one window: set short_conv=0")
-    past = block.mixer.past if isinstance(block.mixer, SlotState) else block.mixer
-    if not isinstance(block.mixer, SlotState) or not isinstance(past, KVCache):
-        raise UnsupportedError(f"{NEEDS}; the state here is of type {type(past).__name__}")
-    if past.k.shape[1] != past.end:
+    if not isinstance(block.mixer, KVCache):
+        raise UnsupportedError(f"{NEEDS}; the state here is of type {type(block.mixer).__name__}")
+    if block.mixer.k.shape[1] != read:
         raise UnsupportedError(
-            f"{NEEDS}; this one has kept {past.k.shape[1]} of {past.end} keys: give windows it keeps whole"
+            f"{NEEDS}; this one has kept {block.mixer.k.shape[1]} of {read} keys: give windows it keeps whole"
         )
-    return past

@@ -35,7 +35,7 @@ def last_logits(stack: Any, tokens: Tensor, *, query_len: int, window: int) -> T
 
 def _attend(mixer: Any, x: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
     q, k, v = (p(x).unflatten(2, (-1, mixer.head_size)) for p in (mixer.q, mixer.k, mixer.v))
-    q, k = mixer.position.rotate(q, k, positions)
+    q, k = mixer.operation.position.rotate(q, k, positions)
     groups = q.shape[2] // k.shape[2]
     outputs = []
     for head in range(q.shape[2]):

@@ -18,10 +18,11 @@ def tiled_attention(config: Any, *, impl: str) -> Attention:
             score_mod=where.score_mod,
             q_positions=where.q_positions,
             k_positions=where.k_positions,
+            visible=where.visible,
             impl=impl,
         )
 
-    return Attention(forward=forward)
+    return Attention(forward=forward, by_row=True)
 
 
 def flex_causal(config: Any) -> Attention:

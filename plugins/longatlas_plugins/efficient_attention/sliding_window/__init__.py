@@ -33,11 +33,11 @@ def _in_window(window: int) -> Any:
 def window_cache(config: Any, *, window: int) -> Memory:
     """Keep the window - 1 keys that the next token can still see."""
 
-    def extend(k: Any, v: Any, past: Any) -> Any:
+    def extend(k: Any, v: Any, past: Any, here: Any) -> Any:
         from longatlas.decoder.defaults import grow_cache, keep
 
-        seen = grow_cache(k, v, past)
-        return keep(seen, seen.positions > seen.past.end - window)
+        seen = grow_cache(k, v, past, here)
+        return keep(seen, seen.positions > here.end - window)
 
     return Memory(extend)
 

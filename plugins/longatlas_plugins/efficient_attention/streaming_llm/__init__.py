@@ -21,11 +21,11 @@ def sink_attention(config: Any, *, sinks: int, window: int, impl: str) -> Attent
 def sink_cache(config: Any, *, sinks: int, window: int) -> Memory:
     """Keep the sinks and the window - 1 most recent keys, before rotation."""
 
-    def extend(k: Any, v: Any, past: Any) -> Any:
+    def extend(k: Any, v: Any, past: Any, here: Any) -> Any:
         from longatlas.decoder.defaults import grow_cache, keep
 
-        seen = grow_cache(k, v, past)
-        return keep(seen, (seen.positions < sinks) | (seen.positions > seen.past.end - window))
+        seen = grow_cache(k, v, past, here)
+        return keep(seen, (seen.positions < sinks) | (seen.positions > here.end - window))
 
     return Memory(extend)
 

@@ -8,14 +8,15 @@ from longatlas.lazy import lazy_exports
 
 
 def ntk_aware_rope(config: Any, *, factor: float, impl: str = "auto") -> Position:
-    """Rotary embedding with the base 10000 * factor^(D/(D-2))."""
+    """Rotary embedding with the base b * factor^(D/(D-2))."""
     if impl == "reference":
+        from longatlas.ops import frequencies_of
         from longatlas_plugins.extrapolative_pes.ntk_rope.reference import ntk_rotation
 
-        return Position(rotate=ntk_rotation(config.head_size, factor=factor))
-    from longatlas_plugins.extrapolative_pes.ntk_rope.fast import ntk_rotary
+        return Position(rotate=ntk_rotation(frequencies_of(config).tolist(), factor=factor))
+    from longatlas_plugins.extrapolative_pes.ntk_rope.fast import ntk_frequencies
 
-    return Position(rotate=ntk_rotary(config.head_size, factor=factor))
+    return Position(frequencies=lambda theta, train_length: (ntk_frequencies(theta, factor=factor), 1.0))
 
 
 METHOD = Method(
@@ -37,4 +38,4 @@ METHOD = Method(
     equations=(r"\theta_i = b'^{-2i/D}, \quad b' = b\, s^{D/(D-2)}",),
 )
 
-__getattr__ = lazy_exports(__name__, {"ntk_base": ".fast", "ntk_rotary": ".fast"})
+__getattr__ = lazy_exports(__name__, {"ntk_frequencies": ".fast"})

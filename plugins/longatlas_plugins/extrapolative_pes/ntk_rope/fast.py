@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from longatlas import LongAtlasError
-from longatlas.ops import rotary_embedding, rotary_frequencies
-from longatlas.slots import Rotate
 
 
-def ntk_base(head_size: int, *, factor: float, base: float = 10000.0) -> float:
-    """b' = b * s^(D/(D-2)): the base that stretches the last wavelength by exactly `factor`.
+def ntk_frequencies(theta: Tensor, *, factor: float) -> Tensor:
+    """θ'_i = θ_i s^(-2i/(D-2)) [D/2], fp64: those of the base b' = b s^(D/(D-2)), for angles of any base.
 
-    Raises LongAtlasError for a head size below 4, where the first pair is also the last, and for factor <= 0.
+    theta  θ [D/2], radians per token
+
+    Raises LongAtlasError for fewer than two pairs, where the first is also the last, and for factor <= 0.
     """
-    if head_size < 4 or head_size % 2:
-        raise LongAtlasError(f"head_size is {head_size}; the NTK-aware base needs an even one, at least 4")
+    pairs = len(theta)
+    if pairs < 2:
+        raise LongAtlasError(f"rotary embedding turns {pairs} pair; the NTK-aware base needs at least 2 (head_size 4)")
     if factor <= 0:
         raise LongAtlasError(f"factor is {factor}; it must be above 0")
-    return base * factor ** (head_size / (head_size - 2))
-
-
-def ntk_rotary(head_size: int, *, factor: float, base: float = 10000.0) -> Rotate:
-    """rotate(q [B, T, H, D], k [B, T, H, D], pos [T]) with the NTK-aware base; errors as in ntk_base."""
-    theta = rotary_frequencies(head_size, ntk_base(head_size, factor=factor, base=base))
-    return rotary_embedding(head_size, frequencies=theta)
+    place = torch.arange(pairs, dtype=torch.float64, device=theta.device)
+    return theta * factor ** (-place / (pairs - 1))

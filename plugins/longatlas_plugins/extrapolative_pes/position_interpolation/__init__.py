@@ -9,13 +9,12 @@ from longatlas.flops import causal_softmax, growing_cache
 def interpolated_rope(config: Any, *, factor: float, impl: str = "auto") -> Position:
     """Rotary embedding with every position divided by `factor`."""
     if impl == "reference":
+        from longatlas.ops import frequencies_of
         from longatlas_plugins.extrapolative_pes.position_interpolation.reference import interpolated_rotation
 
-        return Position(rotate=interpolated_rotation(config.head_size, factor=factor))
-    from longatlas.ops import rotary_embedding
-
-    # section 2.3: f'(x, m) = f(x, m L / L')
-    return Position(rotate=rotary_embedding(config.head_size, position_scale=1.0 / factor))
+        return Position(rotate=interpolated_rotation(frequencies_of(config).tolist(), factor=factor))
+    # section 2.3: f'(x, m) = f(x, m L / L'), and m / s times θ is m times θ / s
+    return Position(frequencies=lambda theta, train_length: (theta / factor, 1.0))
 
 
 METHOD = Method(
@@ -36,6 +35,6 @@ METHOD = Method(
     "against the formula of Hugging Face transformers.",
     equations=(
         r"f'(x, m) = f\left(x, \tfrac{m}{s}\right), \quad s = L' / L",
-        r"f(x, m)_i = x_i\, e^{\mathrm{i} m \theta_i}, \quad \theta_i = 10000^{-2i/D}",
+        r"f(x, m)_i = x_i\, e^{\mathrm{i} m \theta_i}, \quad \theta_i = b^{-2i/D}",
     ),
 )

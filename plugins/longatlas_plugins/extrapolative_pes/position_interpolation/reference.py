@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from longatlas.slots import Rotate
 from longatlas_plugins.extrapolative_pes._complex_rotation import complex_rotation
 
 
-def interpolated_rotation(head_size: int, *, factor: float) -> Rotate:
-    """rotate(q, k, pos): pair i at position m turns by (m / factor) / 10000^(2i/D)."""
+def interpolated_rotation(theta: Sequence[float], *, factor: float) -> Rotate:
+    """rotate(q, k, pos): pair i at position m turns by (m / factor) θ_i."""
 
     def angle(position: int, i: int) -> float:
-        return position / factor / 10000.0 ** (2 * i / head_size)
+        return position / factor * theta[i]
 
-    return complex_rotation(angle)
+    return complex_rotation(angle, len(theta))

@@ -9,15 +9,20 @@ from longatlas.lazy import lazy_exports
 
 def yarn_rope(config: Any, *, factor: float, alpha: float, beta: float, impl: str = "auto") -> Position:
     """Rotary embedding with the NTK-by-parts frequencies and YaRN's attention temperature."""
-    from longatlas_plugins.extrapolative_pes.yarn.fast import check_bounds, yarn_rotary
+    from longatlas_plugins.extrapolative_pes.yarn.fast import check_bounds, yarn_frequencies, yarn_magnitude
 
     check_bounds(factor, alpha, beta)
-    size, length = config.head_size, config.train_length
+    ramp = {"factor": factor, "alpha": alpha, "beta": beta}
     if impl == "reference":
+        from longatlas.ops import frequencies_of
         from longatlas_plugins.extrapolative_pes.yarn.reference import yarn_rotation
 
-        return Position(rotate=yarn_rotation(size, length, factor=factor, alpha=alpha, beta=beta))
-    return Position(rotate=yarn_rotary(size, length, factor=factor, alpha=alpha, beta=beta))
+        return Position(rotate=yarn_rotation(frequencies_of(config).tolist(), config.train_length, **ramp))
+
+    def frequencies(theta: Any, train_length: int) -> Any:
+        return yarn_frequencies(theta, train_length, **ramp), yarn_magnitude(factor)
+
+    return Position(frequencies=frequencies)
 
 
 METHOD = Method(
@@ -55,4 +60,4 @@ METHOD = Method(
     ),
 )
 
-__getattr__ = lazy_exports(__name__, {"yarn_frequencies": ".fast", "yarn_magnitude": ".fast", "yarn_rotary": ".fast"})
+__getattr__ = lazy_exports(__name__, {"yarn_frequencies": ".fast", "yarn_magnitude": ".fast"})

@@ -7,20 +7,17 @@ import math
 from torch import Tensor
 
 from longatlas import LongAtlasError
-from longatlas.ops import rotary_embedding, rotary_frequencies
-from longatlas.slots import Rotate
 
 
 def yarn_frequencies(
-    head_size: int, train_length: int, *, factor: float, alpha: float = 1.0, beta: float = 32.0
+    theta: Tensor, train_length: int, *, factor: float, alpha: float = 1.0, beta: float = 32.0
 ) -> Tensor:
     """θ' [D/2] in radians per token, fp64: θ/s below `alpha` rotations in training, θ above `beta`.
 
-    Between the two a ramp that is linear in rotations. train_length is L in tokens. Raises LongAtlasError
-    unless factor >= 1 and 0 <= alpha < beta.
+    Between the two a ramp that is linear in rotations. theta is θ [D/2], train_length L in tokens. Raises
+    LongAtlasError unless factor >= 1 and 0 <= alpha < beta.
     """
     check_bounds(factor, alpha, beta)
-    theta = rotary_frequencies(head_size)
     rotations = train_length * theta / (2 * math.pi)  # [D/2]
     kept = ((rotations - alpha) / (beta - alpha)).clamp(0.0, 1.0)
     # (1 - γ) θ / s + γ θ, ordered so that s = 1 gives θ to the last bit
@@ -30,12 +27,6 @@ def yarn_frequencies(
 def yarn_magnitude(factor: float) -> float:
     """sqrt(1/t) = 0.1 ln(s) + 1 (section 3.4): the factor on q and on k."""
     return 0.1 * math.log(factor) + 1.0
-
-
-def yarn_rotary(head_size: int, train_length: int, *, factor: float, alpha: float = 1.0, beta: float = 32.0) -> Rotate:
-    """rotate(q [B, T, H, D], k [B, T, H, D], pos [T]) -> (q, k); arguments and errors of yarn_frequencies."""
-    theta = yarn_frequencies(head_size, train_length, factor=factor, alpha=alpha, beta=beta)
-    return rotary_embedding(head_size, frequencies=theta, magnitude=yarn_magnitude(factor))
 
 
 def check_bounds(factor: float, alpha: float, beta: float) -> None:

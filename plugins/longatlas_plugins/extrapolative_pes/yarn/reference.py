@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from longatlas.slots import Rotate
 from longatlas_plugins.extrapolative_pes._complex_rotation import complex_rotation
 
 
-def yarn_rotation(head_size: int, train_length: int, *, factor: float, alpha: float, beta: float) -> Rotate:
+def yarn_rotation(theta: Sequence[float], train_length: int, *, factor: float, alpha: float, beta: float) -> Rotate:
     """rotate(q, k, pos), pair by pair: the wavelength decides how much of it is interpolated."""
 
     def angle(position: int, i: int) -> float:
-        wavelength = 2 * math.pi * 10000.0 ** (2 * i / head_size)
+        wavelength = 2 * math.pi / theta[i]
         rotations = train_length / wavelength
         if rotations < alpha:
             ramp = 0.0
@@ -20,7 +21,6 @@ def yarn_rotation(head_size: int, train_length: int, *, factor: float, alpha: fl
             ramp = 1.0
         else:
             ramp = (rotations - alpha) / (beta - alpha)
-        theta = 2 * math.pi / wavelength
-        return position * ((1 - ramp) * theta / factor + ramp * theta)
+        return position * ((1 - ramp) * theta[i] / factor + ramp * theta[i])
 
-    return complex_rotation(angle, magnitude=0.1 * math.log(factor) + 1)
+    return complex_rotation(angle, len(theta), magnitude=0.1 * math.log(factor) + 1)

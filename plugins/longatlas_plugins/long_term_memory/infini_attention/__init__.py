@@ -17,11 +17,13 @@ __getattr__ = lazy_exports(
 )
 
 
-def mixer(config: Any, *, segment_len: int, update: str, first_segment: str, impl: str = "auto") -> Any:
+def mixer(config: Any, *, segment_len: int, update: str, first_segment: str, rotate: Any, impl: str = "auto") -> Any:
     """The `mixer` slot: an InfiniMixer."""
     from longatlas_plugins.long_term_memory.infini_attention.mixer import InfiniMixer
 
-    return InfiniMixer(config, segment_len=segment_len, update=update, first_segment=first_segment, impl=impl)
+    return InfiniMixer(
+        config, segment_len=segment_len, update=update, first_segment=first_segment, rotate=rotate, impl=impl
+    )
 
 
 def _flops(call: Call, *, segment_len: int, update: str) -> float:

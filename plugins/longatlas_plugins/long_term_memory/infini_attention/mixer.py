@@ -7,10 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from longatlas import DecoderConfig
-from longatlas.ops import rotary_embedding
+from longatlas import DecoderConfig, Here
+from longatlas.ops.segments import check_segments
+from longatlas.slots import Rotate
 from longatlas_plugins.long_term_memory.infini_attention.operation import infini_attention
-from longatlas_plugins.long_term_memory.infini_attention.state import InfiniState
+from longatlas_plugins.long_term_memory.infini_attention.state import Carried, InfiniState, empty_state
 
 
 class InfiniMixer(nn.Module):
@@ -19,7 +20,16 @@ class InfiniMixer(nn.Module):
     gate  β [H], one scalar per head, 0 at the start: half memory, half local attention
     """
 
-    def __init__(self, config: DecoderConfig, *, segment_len: int, update: str, first_segment: str, impl: str) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        *,
+        segment_len: int,
+        update: str,
+        first_segment: str,
+        rotate: Rotate | None,
+        impl: str,
+    ) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_size = config.n_heads, config.kv_heads, config.head_size
         self.q = nn.Linear(config.d_model, self.heads * self.head_size, bias=False)
@@ -27,29 +37,31 @@ class InfiniMixer(nn.Module):
         self.v = nn.Linear(config.d_model, self.kv_heads * self.head_size, bias=False)
         self.out = nn.Linear(self.heads * self.head_size, config.d_model, bias=False)
         self.gate = nn.Parameter(torch.zeros(self.heads))
-        self.rotate = rotary_embedding(self.head_size)
+        self.rotate = rotate
         self.segment_len, self.update, self.first_segment = segment_len, update, first_segment
         self.impl = impl
 
-    def forward(self, x: Tensor, state: InfiniState | None = None) -> tuple[Tensor, InfiniState]:
+    def forward(self, x: Tensor, state: Carried | None, here: Here) -> tuple[Tensor, Carried]:
         """x [B, T, d_model] -> y [B, T, d_model] and the state after the last token."""
         q, k, v = (project(x).unflatten(2, (-1, self.head_size)) for project in (self.q, self.k, self.v))
-        o, state = self.mix(q, k, v, state)
+        o, state = self.mix(q, k, v, state, here)
         return self.out(o.flatten(2)), state
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, state: InfiniState | None) -> tuple[Tensor, InfiniState]:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, state: Carried | None, here: Here) -> tuple[Tensor, Carried]:
         """q [B, T, H, D]; k, v [B, T, Hkv, D] before rotation -> o [B, T, H, D]"""
+        check_segments(here, self.segment_len, "infini_attention", has_state=state is not None)
+        before = empty_state(k, v)[:-1] if state is None else state
         o, after = infini_attention(
             q,
             k,
             v,
             self.gate,
             segment_len=self.segment_len,
-            rotate=self.rotate,
+            rotate=here.rotation(self.rotate),
             update=self.update,
             first_segment=self.first_segment,
-            initial_state=state,
+            initial_state=InfiniState(*before, here.start),
             output_final_state=True,
             impl=self.impl,
         )
-        return o, cast(InfiniState, after)
+        return o, Carried(*cast(InfiniState, after)[:-1])

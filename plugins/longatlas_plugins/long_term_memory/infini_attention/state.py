@@ -27,6 +27,15 @@ class InfiniState(NamedTuple):
     position: int
 
 
+class Carried(NamedTuple):
+    """An InfiniState without its position, which in a decoder is the clock's."""
+
+    memory: Tensor
+    norm: Tensor
+    k: Tensor
+    v: Tensor
+
+
 def empty_state(k: Tensor, v: Tensor) -> InfiniState:
     """The state before the first token, for k [B, T, Hkv, D] and v [B, T, Hkv, E]."""
     dtype = torch.promote_types(k.dtype, torch.float32)

@@ -23,6 +23,7 @@ def mixer(
     top_k: int,
     memory_layer: int,
     xl_cache: bool,
+    rotate: Any,
     impl: str = "auto",
 ) -> Any:
     """The `mixer` slot: a MemorizingMixer, with the memory in the layer `memory_layer` only."""
@@ -35,6 +36,7 @@ def mixer(
         top_k=top_k,
         memory_layer=memory_layer,
         xl_cache=xl_cache,
+        rotate=rotate,
         impl=impl,
     )
 

@@ -7,10 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from longatlas import DecoderConfig, LongAtlasError
-from longatlas.ops import rotary_embedding
+from longatlas import DecoderConfig, Here, LongAtlasError
+from longatlas.ops.segments import check_segments
+from longatlas.slots import Rotate
 from longatlas_plugins.long_term_memory.memorizing_transformer.operation import memorizing_attention
-from longatlas_plugins.long_term_memory.memorizing_transformer.state import MemorizingState
+from longatlas_plugins.long_term_memory.memorizing_transformer.state import Carried, MemorizingState
 
 
 class MemorizingMixer(nn.Module):
@@ -29,6 +30,7 @@ class MemorizingMixer(nn.Module):
         top_k: int,
         memory_layer: int,
         xl_cache: bool,
+        rotate: Rotate | None,
         impl: str,
     ) -> None:
         super().__init__()
@@ -45,18 +47,19 @@ class MemorizingMixer(nn.Module):
         self.scale = nn.Parameter(torch.full((self.heads,), self.head_size**0.5))
         has_memory = config.layer == memory_layer % config.n_layers
         self.gate = nn.Parameter(torch.zeros(self.heads)) if has_memory else None
-        self.rotate = rotary_embedding(self.head_size)
+        self.rotate = rotate
         self.segment_len, self.memory_size, self.top_k = segment_len, memory_size, top_k
         self.xl_cache, self.impl = xl_cache, impl
 
-    def forward(self, x: Tensor, state: MemorizingState | None = None) -> tuple[Tensor, MemorizingState]:
+    def forward(self, x: Tensor, state: Carried | None, here: Here) -> tuple[Tensor, Carried]:
         """x [B, T, d_model] -> y [B, T, d_model] and the state after the last token."""
         q, k, v = (project(x).unflatten(2, (-1, self.head_size)) for project in (self.q, self.k, self.v))
-        o, state = self.mix(q, k, v, state)
+        o, state = self.mix(q, k, v, state, here)
         return self.out(o.flatten(2)), state
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, state: MemorizingState | None) -> tuple[Tensor, MemorizingState]:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, state: Carried | None, here: Here) -> tuple[Tensor, Carried]:
         """q [B, T, H, D]; k, v [B, T, Hkv, D] before rotation -> o [B, T, H, D]"""
+        check_segments(here, self.segment_len, "memorizing_transformer", has_state=state is not None)
         o, after = memorizing_attention(
             q,
             k,
@@ -67,9 +70,9 @@ class MemorizingMixer(nn.Module):
             memory_size=self.memory_size,
             top_k=self.top_k,
             xl_cache=self.xl_cache,
-            rotate=self.rotate,
-            initial_state=state,
+            rotate=here.rotation(self.rotate),
+            initial_state=None if state is None else MemorizingState(*state, here.start),
             output_final_state=True,
             impl=self.impl,
         )
-        return o, cast(MemorizingState, after)
+        return o, Carried(*cast(MemorizingState, after)[:-1])

@@ -40,6 +40,15 @@ class MemorizingState(NamedTuple):
     position: int
 
 
+class Carried(NamedTuple):
+    """A MemorizingState without its position, which in a decoder is the clock's."""
+
+    memory_k: Tensor
+    memory_v: Tensor
+    k: Tensor
+    v: Tensor
+
+
 def empty_state(k: Tensor, v: Tensor) -> MemorizingState:
     """The state before the first token, for k [B, T, Hkv, D] and v [B, T, Hkv, E]."""
     no_k, no_v = (x.new_zeros(x.shape[0], 0, *x.shape[2:]) for x in (k, v))

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from longatlas import DecoderConfig
+from longatlas import DecoderConfig, Here
 from longatlas.kernels import obstacle
+from longatlas.ops.segments import check_segments
 from longatlas_plugins.long_term_memory.transformer_xl.decode import attend_to_entries
 from longatlas_plugins.long_term_memory.transformer_xl.operation import relative_attention
 from longatlas_plugins.long_term_memory.transformer_xl.pieces import (
@@ -30,15 +31,14 @@ BATCHED_ROWS = 256
 class TransformerXLState(NamedTuple):
     """What the layer carries between calls.
 
-    entries   [B, m + u, width]: the m <= mem_len tokens before the present segment, detached, then its u tokens.
-              With cache="hidden" an entry is the layer's input (width d_model), with "kv" its key and value
-    position  tokens read; u = position % segment_len
+    entries  [B, m + u, width]: the m <= mem_len tokens before the present segment, detached, then its u tokens, where
+             u is the position of the next token modulo segment_len. With cache="hidden" an entry is the layer's input
+             (width d_model), with "kv" its key and value
 
     Gradients pass through the u entries of the unfinished segment, as they do within one call.
     """
 
     entries: Tensor
-    position: int
 
 
 class TransformerXL(nn.Module):
@@ -77,25 +77,26 @@ class TransformerXL(nn.Module):
         nn.init.normal_(self.content_bias, std=0.02)
         nn.init.normal_(self.position_bias, std=0.02)
 
-    def forward(self, x: Tensor, state: TransformerXLState | None) -> tuple[Tensor, TransformerXLState]:
+    def forward(self, x: Tensor, state: TransformerXLState | None, here: Here) -> tuple[Tensor, TransformerXLState]:
         q = self.q(x).unflatten(2, (self.n_heads, self.head_size))
         hidden = self.cache == "hidden"
-        o, state = self._recur(q, x if hidden else self._keys_values(x), state, hidden=hidden)
+        o, state = self._recur(q, x if hidden else self._keys_values(x), state, here, hidden=hidden)
         return self.out(o.flatten(2)), state
 
     def mix(
-        self, q: Tensor, k: Tensor, v: Tensor, state: TransformerXLState | None
+        self, q: Tensor, k: Tensor, v: Tensor, state: TransformerXLState | None, here: Here
     ) -> tuple[Tensor, TransformerXLState]:
         """q [B, T, H, D]; k, v [B, T, Hkv, D] -> o [B, T, H, D]; the state holds keys and values, not hidden states."""
-        return self._recur(q, torch.cat([k.flatten(2), v.flatten(2)], -1), state, hidden=False)
+        return self._recur(q, torch.cat([k.flatten(2), v.flatten(2)], -1), state, here, hidden=False)
 
     def _recur(
-        self, q: Tensor, new: Tensor, state: TransformerXLState | None, *, hidden: bool
+        self, q: Tensor, new: Tensor, state: TransformerXLState | None, here: Here, *, hidden: bool
     ) -> tuple[Tensor, TransformerXLState]:
         """q [B, T, H, D]; new [B, T, width]: the entries of these tokens, inputs of the layer where `hidden`."""
-        past, position = state or TransformerXLState(new[:, :0].detach(), 0)
-        entries, end = torch.cat([past, new], 1), position + q.shape[1]
-        pieces = list(cut(position, end, entries.shape[1], self.segment_len, self.mem_len))
+        check_segments(here, self.segment_len, "transformer_xl", has_state=state is not None)
+        past = new[:, :0].detach() if state is None else state.entries
+        entries, end = torch.cat([past, new], 1), here.start + q.shape[1]
+        pieces = list(cut(here.start, end, entries.shape[1], self.segment_len, self.mem_len))
         if not pieces:
             o = q
         elif self._is_decode(q, pieces, hidden):
@@ -104,7 +105,7 @@ class TransformerXL(nn.Module):
             o = self._attend_cached(q, entries[:, pieces[0].low : pieces[0].end])
         else:
             o = self._attend(q, entries, pieces, hidden)
-        return o, TransformerXLState(self._kept(entries, end), end)
+        return o, TransformerXLState(self._kept(entries, end))
 
     def _kept(self, entries: Tensor, end: int) -> Tensor:
         """What the next token may need: the memory, cut from the graph, and the unfinished segment."""

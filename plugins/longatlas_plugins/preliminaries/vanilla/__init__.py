@@ -21,10 +21,10 @@ def standard_attention(config: Any, *, impl: str) -> Attention:
     from longatlas_plugins.preliminaries.vanilla.fast import attend
 
     def reference(q: Any, k: Any, v: Any, where: Any) -> Any:
-        places = {"q_positions": where.q_positions, "k_positions": where.k_positions}
+        places = {"q_positions": where.q_positions, "k_positions": where.k_positions, "visible": where.visible}
         return dense_attention(q, k, v, score_mod=where.score_mod, **places)
 
-    return Attention(forward=reference if impl == "reference" else attend)
+    return Attention(forward=reference if impl == "reference" else attend, by_row=True)
 
 
 METHOD = Method(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from longatlas import Where
 from longatlas.ops.masks import indices, visible
+from longatlas.ops.merging import masked_softmax
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, where: Where) -> Tensor:
@@ -15,7 +15,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, where: Where) -> Tensor:
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # [B, H, T, S]
     if where.score_mod is not None:
         scores = where.score_mod(scores, *indices(where.q_positions, where.k_positions, *q.shape[:2]))
-    if q.shape[2] > 1:
-        hidden = ~visible(None, where.q_positions, where.k_positions, 1, 1)
-        scores = scores.masked_fill(hidden, float("-inf"))
-    return (torch.softmax(scores, -1) @ v).transpose(1, 2)  # eq (1)
+    seen = None
+    if q.shape[2] > 1 or where.visible is not None:
+        seen = visible(None, where.q_positions, where.k_positions, 1, 1, where.visible)
+    return (masked_softmax(scores, seen) @ v).transpose(1, 2)  # eq (1)

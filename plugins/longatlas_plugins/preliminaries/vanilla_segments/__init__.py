@@ -39,12 +39,11 @@ def _same_segment(segment_len: int) -> Any:
 def segment_cache(config: Any, *, segment_len: int) -> Memory:
     """Keep the keys of the unfinished segment only."""
 
-    def extend(k: Any, v: Any, past: Any) -> Any:
+    def extend(k: Any, v: Any, past: Any, here: Any) -> Any:
         from longatlas.decoder.defaults import grow_cache, keep
 
-        seen = grow_cache(k, v, past)
-        unfinished = seen.past.end - seen.past.end % segment_len
-        return keep(seen, seen.positions >= unfinished)
+        seen = grow_cache(k, v, past, here)
+        return keep(seen, seen.positions >= here.end - here.end % segment_len)
 
     return Memory(extend)
 
