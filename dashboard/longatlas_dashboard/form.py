@@ -9,11 +9,11 @@ from typing import Any
 import streamlit as st
 
 from longatlas import catalog
-from longatlas.cards import Option
 from longatlas.combination import Combination, Part, parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import KEYS, Plan, PlanError
 from longatlas.harness.plan_key import Key
+from longatlas.rules import Rule
 from longatlas_dashboard import controls, marks, plan_url, safe
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -70,10 +70,15 @@ def _keys(section: str) -> list[Key]:
 
 
 def _field(form: Form, key: Key, start: Any) -> None:
-    """The control that a key's kind and choices ask for."""
-    control = _numbers if key.many and key.kind is int else _many if key.many else _one if key.choices else _single
+    """The control that a key's kind and choices ask for; its bounds are left to the plan's check."""
     with form.field(key.name) as name:
-        form.values[key.name] = control(key, start, name)
+        if key.many:
+            form.values[key.name] = (_numbers if key.kind is int else _many)(key, start, name)
+        elif key.choices and key.section != "details":
+            form.values[key.name] = _one(key, start, name)
+        else:
+            more = {"placeholder": key.placeholder} if key.kind is str and not key.choices else {}
+            form.values[key.name] = _control(Rule(key.kind, choices=key.offered), key.shown, start, name, **more)
 
 
 def _methods(form: Form, asked: Sequence[str]) -> None:
@@ -107,54 +112,41 @@ def _with_options(spec: str, form: Form) -> str:
 
 def _part(part: Part, spec: str) -> Part:
     columns = st.columns(3)
-    values = {
-        option.name: _control(
-            option, part.options[option.name], f"{_PREFIX}o_{spec}_{part.method.name}", columns[i % 3]
-        )
-        for i, option in enumerate(part.method.options)
-    }
+    values = {}
+    for place, option in enumerate(part.method.options):
+        label = f"{option.name}, {option.unit}" if option.unit else option.name
+        about = safe.plain(f"{option.help}; {option.rule.words}")
+        name = f"{_PREFIX}o_{spec}_{part.method.name}_{option.name}"
+        with columns[place % 3]:
+            values[option.name] = _control(option.rule, safe.plain(label), part.options[option.name], name, help=about)
     return Part(part.method, values)
 
 
-def _control(option: Option, value: Any, prefix: str, place: Any) -> Any:
-    """The control that an option card asks for; its bounds are the card's."""
-    key = f"{prefix}_{option.name}"
-    label = f"{option.name}, {option.unit}" if option.unit else option.name
-    about = safe.plain(f"{option.help}; {option.rule.words}")
-    if isinstance(option.default, bool):
-        return place.checkbox(safe.plain(label), value=value, help=about, key=key)
-    if option.choices:
-        index = option.choices.index(value)
-        return place.selectbox(safe.plain(label), option.choices, index=index, help=about, key=key)
-    if isinstance(option.default, str):
-        return place.text_input(safe.plain(label), value=value, help=about, key=key)
-    kind = type(option.default)
-    low, high = (None if bound is None else kind(bound) for bound in (option.min, option.max))
-    return place.number_input(safe.plain(label), low, high, value, help=about, key=key)
+def _control(rule: Rule, label: str, value: Any, name: str, **more: Any) -> Any:
+    """The control that a rule asks for."""
+    if rule.kind is bool:
+        return st.checkbox(label, value=value, key=name, **more)
+    if rule.choices:
+        shown = tuple(dict.fromkeys([*rule.names, value]))
+        return st.selectbox(label, shown, index=shown.index(value), key=name, **more)
+    if rule.kind is str:
+        return (st.text_input(label, value, key=name, **more) or "").strip()
+    low, high = (None if bound is None else rule.kind(bound) for bound in (rule.min, rule.max))
+    return st.number_input(label, low, high, value, key=name, **more)
 
 
 def _many(key: Key, asked: Sequence[str], name: str) -> tuple[str, ...]:
     start = [value for value in asked if value in key.offered]
     chosen = st.pills(
-        key.label or key.name,
-        key.offered,
-        selection_mode="multi",
-        default=start,
-        format_func=controls.ink,
-        key=name,
-        wrap=True,
+        key.shown, key.offered, selection_mode="multi", default=start, format_func=controls.ink, key=name, wrap=True
     )
     return tuple(chosen or ())
 
 
 def _one(key: Key, asked: str, name: str) -> Any:
-    label = key.label or key.name
-    if key.section == "details":
-        shown = tuple(dict.fromkeys([*key.offered, asked]))
-        return st.selectbox(label, shown, index=shown.index(asked), key=name)
     start = asked if asked in key.offered else key.offered[0]
     return st.segmented_control(
-        label, key.offered, default=start, required=True, format_func=controls.ink, key=name, wrap=True
+        key.shown, key.offered, default=start, required=True, format_func=controls.ink, key=name, wrap=True
     )
 
 
@@ -162,7 +154,7 @@ def _numbers(key: Key, asked: Sequence[Any], name: str) -> tuple[Any, ...]:
     """Whole numbers; what is no number is left to the plan's check."""
     start = [str(number) for number in asked]
     chosen = st.multiselect(
-        key.label or key.name,
+        key.shown,
         list(dict.fromkeys([*map(str, LENGTHS), *start])),
         default=start,
         key=name,
@@ -176,11 +168,3 @@ def _numbers(key: Key, asked: Sequence[Any], name: str) -> tuple[Any, ...]:
 def _length_text(text: str) -> str:
     number = safe.whole_number(text)
     return safe.cut(text, 40) if number is None else marks.length_text(number)
-
-
-def _single(key: Key, asked: Any, name: str) -> Any:
-    """A text or a number."""
-    label = key.label or key.name
-    if key.kind is str:
-        return (st.text_input(label, asked, key=name, placeholder=key.placeholder) or "").strip()
-    return st.number_input(label, value=asked, key=name)

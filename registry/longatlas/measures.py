@@ -107,6 +107,7 @@ class Measure:
 def shapes(plan: Plan) -> Iterator[Wanted]:
     """Each length at each level and phase of a plan."""
     shape = {"batch": plan.batch, "heads": plan.heads, "head_size": plan.head_size}
+    shape |= {"kv_heads": plan.kv_heads} if plan.kv_heads not in (0, plan.heads) else {}
     for length in sorted(plan.lengths):
         for level, phase in product(plan.levels, plan.phases):
             case = {**shape, "layers": plan.layers} if level == "decoder" else shape
@@ -114,14 +115,9 @@ def shapes(plan: Plan) -> Iterator[Wanted]:
 
 
 def tasks(plan: Plan) -> Iterator[Wanted]:
-    """Each task of a plan at its preset, with the text that it reads."""
-    from longatlas.tasks.corpus import corpus_digest
-
+    """Each task of a plan at its preset."""
     for task in plan.tasks:
-        case: dict[str, Any] = {"preset": plan.preset}
-        if task == "language_model":
-            case |= {"corpus": plan.corpus, "corpus_digest": corpus_digest(plan.corpus)}
-        yield Wanted(task, case)
+        yield Wanted(task, {"preset": plan.preset})
 
 
 SHAPED_KEYS = ("phases", "levels", "lengths")
@@ -154,7 +150,7 @@ MEMORY = Measure(
     kind="memory",
     cells=shapes,
     needs=SHAPED_KEYS,
-    function="longatlas.measure.memory:rows",
+    function="longatlas.measure.memory:memory_of",
     guess=lambda plan, before, call: 1.0 + before + 3 * call,  # one to warm up, and a slow one
     metrics=(Metric("resident_peak_bytes", LESS, "here"), Metric("*_bytes", LESS)),
     shown=(
@@ -168,7 +164,7 @@ QUALITY = Measure(
     kind="",
     cells=tasks,
     needs=("tasks",),
-    function="longatlas.tasks.session:rows",
+    function="longatlas.tasks.session:quality_of",
     guess=lambda plan, before, call: 5.0 + TRAINING[plan.preset],
     metrics=(
         Metric("bits_per_byte*", LESS),

@@ -65,6 +65,11 @@ class Key:
         return Rule(self.kind, choices=self.choices).names
 
     @property
+    def shown(self) -> str:
+        """What a form calls it."""
+        return self.label or self.name
+
+    @property
     def flag(self) -> str:
         """Its name as an option of a command."""
         return self.name.replace("_", "-")
