@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from longatlas import measures
-from longatlas.harness.cells import machine_name
+from longatlas import identity, measures
 from longatlas.harness.choosing import TASK, Answer, Case, choose
 from longatlas.harness.plan import Plan
 from longatlas.harness.plan_of import plan_of
@@ -86,7 +85,11 @@ def _budget_text(budget: int) -> str:
 def _most_measured(methods: Any, measures: tuple[str, ...], device: str, phase: str = "") -> Any:
     """The setting of this machine and the device that has the most cells, of whole decoders; None without one."""
     found = data.ask("settings", tuple(methods), measures, phase)
-    here = (found["machine"] == machine_name()) & (found["device"] == device) & found["level"].isin(["", "decoder"])
+    here = (
+        (found["machine"] == identity.machine_name(device))
+        & (found["device"] == device)
+        & found["level"].isin(["", "decoder"])
+    )
     return None if found[here].empty else found[here].sort_values("cells").iloc[-1]
 
 

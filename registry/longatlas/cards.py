@@ -312,6 +312,7 @@ class Task:
     run      `run(session) -> list of metrics`, called in the worker; see longatlas.tasks
     presets  preset name -> settings
     example  one worked example, in words
+    corpus   it reads the text that `--corpus` names (session.text()): the text is part of its cells then
     """
 
     name: str
@@ -321,10 +322,13 @@ class Task:
     presets: Mapping[str, Mapping[str, Any]]
     paper: str = ""
     example: str = ""
+    corpus: bool = False
 
     def __post_init__(self) -> None:
         _check_name("task", self.name)
         _check_texts("task", self, ("title", "summary", "paper", "example"))
+        if not isinstance(self.corpus, bool):
+            raise LongAtlasError(f"task '{self.name}' has corpus={self.corpus!r}; it must be True or False")
 
 
 def _check_texts(kind: str, card: Any, keys: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -19,3 +20,15 @@ def lazy_exports(package: str, names: Mapping[str, str]) -> Callable[[str], Any]
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
     return getattr_
+
+
+@dataclass(frozen=True)
+class Later:
+    """A function of a module that is imported when it is called, with arguments that come after those of the call."""
+
+    module: str
+    name: str
+    arguments: tuple[Any, ...] = ()
+
+    def __call__(self, *given: Any) -> Any:
+        return getattr(import_module(self.module), self.name)(*given, *self.arguments)

@@ -13,7 +13,6 @@ import pytest
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.plan import Plan
 from longatlas.store import Store
-from longatlas.store.store import record_of
 from longatlas.store.writing import mark_latest, put
 
 ROWS = int(os.environ.get("LONGATLAS_ROWS", "1000000"))
@@ -38,7 +37,7 @@ def _fill(store: Store) -> None:
     cells = [c for t, d in settings for c in expand(plan.with_values({"threads": t, "dtype": d}))]
     failing = [{"status": "oom", "reason": "out of memory"}]
     with store.writing() as connection:
-        put(connection, [record_of(cell, _rows(cell) if n % 50 else failing, 1.0) for n, cell in enumerate(cells)])
+        put(connection, [cell.record(_rows(cell) if n % 50 else failing, 1.0) for n, cell in enumerate(cells)])
     store.engine.dispose()
     with sqlite3.connect(store.name) as connection:
         first, last = connection.execute("SELECT min(id), max(id) FROM cells").fetchone()

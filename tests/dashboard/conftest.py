@@ -38,7 +38,7 @@ def fill(store: Store, plan: Plan) -> None:
             rows: list[dict[str, Any]] = [{"status": failure[0], "reason": failure[1]}]
         else:
             rows = {"speed": _speed, "memory": _memory, "quality": _quality}[cell.measure](cell)
-        store.save(cell, rows, seconds=1.0)
+        store.save(cell.record(rows, seconds=1.0))
 
 
 def _near(*parts: object) -> float:

@@ -44,13 +44,13 @@ def test_a_view_is_taken_along_with_its_quality(filled: Store) -> None:
 def test_retrieval_shows_a_task_whose_every_cell_failed(empty: Store) -> None:
     plan = Plan(methods=("vanilla",), measure=("quality",), tasks=("passkey",), preset="smoke")
     (cell,) = expand(plan)
-    empty.save(cell, [{"status": "crash", "reason": "planted"}], 1.0)
+    empty.save(cell.record([{"status": "crash", "reason": "planted"}], 1.0))
     app = show("retrieval", m="vanilla")
     assert "Every cell of this task failed" in texts(app)
     assert frame_with(app, "reason")["reason"].tolist() == ["planted"]
     (better,) = expand(plan.with_values({"preset": "demo"}))
-    empty.save(better, [{"metric": "accuracy", "value": 1.0, "T": 128}], 1.0)
-    empty.save(cell, [{"status": "crash", "reason": "again"}], 1.0)
+    empty.save(better.record([{"metric": "accuracy", "value": 1.0, "T": 128}], 1.0))
+    empty.save(cell.record([{"status": "crash", "reason": "again"}], 1.0))
     assert "No retrieval" not in texts(show("retrieval", m="vanilla"))
 
 
@@ -168,7 +168,7 @@ def test_two_runs_are_compared_measurement_by_measurement(tmp_path: Path, monkey
                 "high": value + 0.1,
                 "n": 9,
             }
-            store.save(replace(cell, source=source), [row], 1.0)
+            store.save(replace(cell, source=source).record([row], 1.0))
             with store.writing() as connection:
                 moved = sa.update(CELLS).where(CELLS.c.key == replace(cell, source=source).key)
                 connection.execute(moved.values(finished=1.7e9 + seconds))
@@ -188,7 +188,7 @@ def test_plots_begin_with_the_setting_that_has_most_of_the_methods(
     plan = Plan(methods=("vanilla", "alibi"), lengths=(512, 1024), measure=("speed",), phases=("prefill",), layers=1)
     for chosen in (plan, plan.with_values({"layers": 3, "methods": ("vanilla",)})):
         for cell in expand(chosen):
-            store.save(cell, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms", "n": 5}], 1.0)
+            store.save(cell.record([{"metric": "prefill_ms", "value": 1.0, "unit": "ms", "n": 5}], 1.0))
     app = show("scaling", m="vanilla,alibi")
     assert "layers 1" in app.selectbox(key="on").options[app.selectbox(key="on").index]
     assert set(frame_with(app, "time claimed")["method"]) == {"vanilla", "alibi"}
@@ -200,7 +200,7 @@ def test_curves_hold_one_version_of_a_method(empty: Store) -> None:
     plan = Plan(methods=("vanilla",), measure=("speed",), phases=("prefill",), lengths=(512, 1024, 2048))
     cells = expand(plan)
     for cell in [*(replace(cell, source="old") for cell in cells), cells[-1]]:
-        empty.save(cell, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0)
+        empty.save(cell.record([{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0))
     app = show("scaling", m="vanilla")
     assert frame_with(app, "value")["T"].tolist() == [2048]
     assert "Values of an earlier version of `vanilla` are left out" in texts(app)
@@ -210,9 +210,9 @@ def test_trade_off_says_which_methods_have_no_point(empty: Store) -> None:
     plan = Plan(methods=("vanilla", "alibi", "yarn"), measure=("speed", "quality"), phases=("prefill",), lengths=(512,))
     for cell in expand(plan):
         if cell.measure == "speed" and cell.method != "alibi":
-            empty.save(cell, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0)
+            empty.save(cell.record([{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0))
         elif cell.measure == "quality" and cell.method != "yarn":
-            empty.save(cell, [{"metric": "bits_per_byte", "value": 2.0, "T": 256}], 1.0)
+            empty.save(cell.record([{"metric": "bits_per_byte", "value": 2.0, "T": 256}], 1.0))
     app = show("trade_off", m="vanilla,alibi,yarn")
     found = frame_with(app, "not measured").set_index("method")["not measured"].to_dict()
     assert found == {"alibi": "prefill time at T = 512", "yarn": "bits per byte at T = 256"}

@@ -132,8 +132,8 @@ def test_home_answers_which_method_and_says_what_is_not_measured(filled: Store) 
 def test_home_answers_from_this_machine_alone_and_despite_methods_that_are_gone(tmp_path: Path, empty: Store) -> None:
     plan = Plan(methods=("vanilla",), lengths=(1024, 4096), measure=("speed",), phases=("prefill",))
     for cell in expand(plan):
-        empty.save(cell, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0)
-        empty.save(replace(cell, method="gone"), [{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0)
+        empty.save(cell.record([{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0))
+        empty.save(replace(cell, method="gone").record([{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0))
     app = show("home")
     assert not app.error
     assert app.dataframe[1].value.set_index("method")["why"]["gone"] == "its plugin is not installed"
@@ -159,7 +159,7 @@ def test_home_counts_what_was_measured_here_and_lists_runs_of_the_terminal(empty
     plan = Plan(methods=("vanilla", "yarn:factor=2", "yarn:factor=8"), measure=("speed", "memory"), lengths=(512,))
     for cell in expand(plan):
         if cell.method != "yarn:factor=8.0" or cell.measure == "memory":
-            empty.save(cell, [{"metric": "x", "value": 1.0}], 1.0)
+            empty.save(cell.record([{"metric": "x", "value": 1.0}], 1.0))
     app = show("home")
     counts = {metric.label: metric.value for metric in app.metric}
     assert (counts["Methods measured"], counts["Methods verified"]) == ("2", "2")

@@ -53,7 +53,7 @@ def test_a_store_that_was_replaced_is_read_anew(
     path = tmp_path / "store.sqlite"
     monkeypatch.setenv("LONGATLAS_STORE", str(path))
     plan = Plan(methods=("yarn",), lengths=(512,), measure=("speed",), phases=("prefill",))
-    Store(str(path)).save(expand(plan)[0], [{"status": "oom", "reason": "planted"}], 1.0)
+    Store(str(path)).save(expand(plan)[0].record([{"status": "oom", "reason": "planted"}], 1.0))
     app = show("results")
     assert "1 of 1 rows" in texts(app)
     for file in tmp_path.glob("store.sqlite*"):

@@ -63,7 +63,7 @@ def test_rows_of_two_machines_stand_in_sections_of_their_own(filled: Store, tmp_
     plan = Plan(methods=("vanilla",), measure=("speed",), phases=("prefill",), lengths=(512, 1024))
     for threads in (1, 2):
         for cell in expand(plan.with_values({"threads": threads})):
-            both.save(cell, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms", "n": 5}], 1.0)
+            both.save(cell.record([{"metric": "prefill_ms", "value": 1.0, "unit": "ms", "n": 5}], 1.0))
     text = report(both)
     assert len(re.findall("<h2>Time and memory</h2>", text)) == 2
     assert "1 thread " in text

@@ -156,7 +156,7 @@ def test_estimates_are_of_the_same_implementation_machine_and_threads(empty: Sto
     plan = Plan(methods=("vanilla",), measure=("speed",), phases=("prefill",), lengths=(512,), threads=1)
     (cell,) = expand(plan)
     longer = expand(plan.with_values({"lengths": (1024,)}))
-    empty.save(cell, [{"metric": "prefill_ms", "value": 1.0, "n": 1000}], 77.0)
+    empty.save(cell.record([{"metric": "prefill_ms", "value": 1.0, "n": 1000}], 77.0))
     assert estimate(empty, plan, longer).seconds == 77.0
     for changes in ({"impl": "reference"}, {"threads": 2}, {"dtype": "float64"}):
         other = plan.with_values({"lengths": (1024,), **changes})

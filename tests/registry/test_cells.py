@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from longatlas import identity
 from longatlas.harness import cells
 from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan
+from longatlas.identity import machine
 
 PLAN = Plan(methods=("vanilla", "alibi"), lengths=(16, 8), tasks=("mqar", "language_model"), preset="smoke")
 
@@ -101,7 +103,6 @@ def test_corpus_counts_by_content(tmp_path: Path) -> None:
     plan = PLAN.with_values({"measure": ("quality",), "corpus": str(text)})
     before = {cell.phase: cell.key for cell in expand(plan)}
     text.write_bytes(b"another line\n" * 4000)
-    cells.corpus_digest.__globals__["_load"].cache_clear()
     after = {cell.phase: cell.key for cell in expand(plan)}
     assert before["mqar"] == after["mqar"]
     assert before["language_model"] != after["language_model"]
@@ -112,15 +113,44 @@ def test_a_changed_source_file_changes_its_method_alone(planted: Callable[..., s
     before = {(c.method, c.phase): c.key for c in expand(plan)}
     file = tmp_path / "planted/planted_one.py"
     file.write_text(file.read_text() + "\n# changed\n")
+    assert not {c.method for c in expand(plan) if c.key != before[c.method, c.phase]}, "a comment counts for nothing"
+    file.write_text(file.read_text() + "\nCHANGED = 1\n")
     changed = {c.method for c in expand(plan) if c.key != before[c.method, c.phase]}
     assert changed == {"planted_one"}
 
 
-def test_the_engine_is_part_of_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fact", ["machine", "python", "torch", "libraries", "longatlas", "platform"])
+def test_who_measures_is_part_of_every_key(fact: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys(PLAN)
-    for name in cells.ENGINE:
-        assert (Path(cells.__file__).parents[1] / name).exists(), name
-    cells.environment_digest.cache_clear()
-    monkeypatch.setattr(cells, "ENGINE", cells.ENGINE[:-1])
+    monkeypatch.setattr(cells, "facts", lambda device: {**identity.facts(device), fact: "another"})
     assert not before & keys(PLAN)
-    cells.environment_digest.cache_clear()
+
+
+@pytest.mark.parametrize(("fact", "counts"), [("gpu", True), ("driver", True), ("triton", True), ("nothing", False)])
+def test_the_gpu_counts_on_a_gpu_and_nowhere_else(fact: str, counts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = PLAN.with_values({"device": "cuda"})
+    before, of_cpu = keys(gpu), keys(PLAN)
+    monkeypatch.setattr(cells, "facts", lambda device: {**identity.facts(device), fact: "another"})
+    assert bool(before & keys(gpu)) is not counts
+    assert keys(PLAN) == of_cpu
+
+
+def test_no_two_gpus_share_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+    for gpu in ("NVIDIA H100 80GB HBM3", "NVIDIA H200"):
+        identity.facts.cache_clear()
+        monkeypatch.setattr(machine, "_nvidia", lambda gpu=gpu: ("570.1", [gpu]))
+        names.add(identity.machine_name("cuda"))
+        assert gpu in identity.machine_name("cuda")
+        assert gpu not in identity.machine_name("cpu")
+    identity.facts.cache_clear()
+    assert len(names) == 2
+
+
+def test_a_cell_is_stored_under_the_words_of_the_process_that_measured() -> None:
+    cell = expand(PLAN)[0]
+    told = {**identity.facts(), "torch": "9.9"}
+    record = cell.record([{"metric": "train_ms", "value": 1.0}], 1.0, told)
+    assert record.versions["torch"] == "9.9"
+    assert record.key != cell.key
+    assert cell.record([{"status": "crash"}], 1.0).key == cell.key, "one that gave no answer was what was expected"

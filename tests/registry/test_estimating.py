@@ -45,11 +45,11 @@ def plan_of(method: str = "vanilla", **changes: Any) -> Plan:
 def timing(store: Store, cell: Cell, seconds: float, median: float, half: float, n: int) -> None:
     """Save a timing: seconds that the cell took, the median in ms, half its interval in ms, samples."""
     row = {"metric": f"{cell.phase}_ms", "value": median, "low": median - half, "high": median + half, "n": n}
-    store.save(cell, [row], seconds)
+    store.save(cell.record([row], seconds))
 
 
 def peak(store: Store, cell: Cell, size: float) -> None:
-    store.save(cell, [{"metric": "peak_bytes", "value": size}], 1.0)
+    store.save(cell.record([{"metric": "peak_bytes", "value": size}], 1.0))
 
 
 @pytest.mark.parametrize("level", ["operation", "layer", "decoder"])

@@ -186,7 +186,7 @@ def test_a_finding_is_kept_until_the_source_changes(tmp_path: Path, monkeypatch:
     made = findings.find(store, "influence", vanilla)
     assert [found["spec"] for found in made["found"]] == ["vanilla"]
     assert findings.kept(store, "influence", vanilla) == made
-    monkeypatch.setattr(findings, "source_digest", lambda combination: "another")
+    monkeypatch.setattr(findings.Code, "of", lambda self, combination, kind: "another")
     assert findings.kept(store, "influence", vanilla) is None
 
 
@@ -200,7 +200,7 @@ def test_a_finding_is_of_the_options_values(tmp_path: Path, monkeypatch: pytest.
         return as_combination(method)
 
     store = Store(str(tmp_path / "s.sqlite"))
-    monkeypatch.setattr(findings, "source_digest", lambda combination: "the same")
+    monkeypatch.setattr(findings.Code, "of", lambda self, combination, kind: "the same")
     monkeypatch.setattr(findings, "_printed", lambda arguments, seconds: [{}])
     findings.find(store, "influence", made(4))
     assert findings.kept(store, "influence", made(4)) is not None

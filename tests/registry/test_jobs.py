@@ -313,8 +313,8 @@ def test_jobs_that_wait_after_their_supervisor_was_killed_go_on(store: Store, st
 def test_retry_measures_again_what_failed_and_keeps_what_is_ok(store: Store, wait: Wait) -> None:
     plan = PLAN.with_values({"lengths": (8, 12)})
     good, bad = expand(plan)
-    store.save(good, [{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0)
-    store.save(bad, [{"status": "crash", "reason": "planted"}], 1.0)
+    store.save(good.record([{"metric": "prefill_ms", "value": 1.0, "unit": "ms"}], 1.0))
+    store.save(bad.record([{"status": "crash", "reason": "planted"}], 1.0))
     number = jobs.submit(store, plan).id
     with pytest.raises(LongAtlasError, match="when it has ended"):
         jobs.retry(store, number)
@@ -388,7 +388,7 @@ def test_the_pulse_beats_with_every_change_and_only_then(store: Store) -> None:
     assert changed()
     jobs.update(store, number, current="a cell")
     assert changed()
-    store.save(expand(PLAN)[0], [{"status": "oom", "reason": "planted"}], 1.0)
+    store.save(expand(PLAN)[0].record([{"status": "oom", "reason": "planted"}], 1.0))
     assert changed()
     jobs.update(store, number, pid=2**22 + 1)
     assert changed()

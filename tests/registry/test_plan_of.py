@@ -21,7 +21,7 @@ PLAN = Plan(methods=("vanilla", "alibi"), measure=("speed", "memory"), phases=("
 def made(store: Store, plan: Plan) -> Plan:
     """The plan of the rows that a plan's cells gave."""
     for cell in expand(plan):
-        store.save(cell, [{"metric": "x", "value": 1.0}], 1.0)
+        store.save(cell.record([{"metric": "x", "value": 1.0}], 1.0))
     (setting,) = (row for _, row in queries.settings(store, plan.methods, plan.measure).iterrows())
     rows = queries.rows_of(store, plan.methods, plan.measure, setting["setting"], setting["level"])
     return plan_of(plan.methods, setting, rows)

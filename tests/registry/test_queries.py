@@ -24,10 +24,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     made = Store(where)
     for number, cell in enumerate(CELLS):
         rows: list[dict[str, Any]] = [{"metric": "a", "value": 1.0 * number}, {"metric": "b", "value": 2.0}]
-        made.save(cell, rows if number % 7 else [{"status": "oom", "reason": "no"}], 1.0)
+        made.save(cell.record(rows if number % 7 else [{"status": "oom", "reason": "no"}], 1.0))
     for cell in CELLS[:4]:
-        made.save(replace(cell, source="changed", dtype="float64"), [{"metric": "a", "value": 5.0}], 1.0)
-        made.save(replace(cell, source="again"), [{"metric": "a", "value": 6.0}], 1.0)
+        made.save(replace(cell, source="changed", dtype="float64").record([{"metric": "a", "value": 5.0}], 1.0))
+        made.save(replace(cell, source="again").record([{"metric": "a", "value": 6.0}], 1.0))
     yield made
     made.engine.dispose()
 
@@ -79,10 +79,10 @@ def test_methods_that_this_machine_measured(store: Store) -> None:
     machine = str(frame["machine"].iloc[0])
     good = frame[frame["status"] == "ok"]
     timed = set(good.loc[good["measure"] == "speed", "method"])
-    found = queries.methods_on(store, machine)
+    found = queries.methods_on(store, [machine])
     assert set(found["method"]) == set(good["method"])
     assert list(found["checked"]) == [name in timed for name in found["method"]]
-    assert queries.methods_on(store, "another").empty
+    assert queries.methods_on(store, ["another"]).empty
 
 
 def test_metrics_of_a_measure(store: Store) -> None:
@@ -114,7 +114,9 @@ def test_past_gives_the_timings_in_seconds_and_the_peaks(store: Store) -> None:
     for cell in CELLS:
         if cell.method == "alibi" and cell.T == 8:
             timing = {"metric": f"{cell.phase}_ms", "value": 2.0, "low": 1.0, "high": 4.0, "n": 7}
-            store.save(cell, [timing] if cell.measure == "speed" else [{"metric": "peak_bytes", "value": 64.0}], 3.0)
+            store.save(
+                cell.record([timing] if cell.measure == "speed" else [{"metric": "peak_bytes", "value": 64.0}], 3.0)
+            )
     found = queries.past(store, ["alibi"])
     found = found[(found["T"] == 8) & (found["dtype"] == "float32")]
     expected = {"speed": (0.002, 0.001, 0.004, 7.0, None), "memory": (None, None, None, None, 64.0)}

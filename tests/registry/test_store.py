@@ -24,7 +24,6 @@ from longatlas.harness.plan import Plan
 from longatlas.store import Store, store_url
 from longatlas.store.prune import prune, selection
 from longatlas.store.schema import META, SCHEMA_VERSION
-from longatlas.store.store import record_of
 from longatlas.store.writing import mark_latest, put
 
 CONTRACT = {
@@ -53,7 +52,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 def fill(store: Store, cells: list[Cell] = CELLS) -> Store:
     for cell in cells:
-        store.save(cell, ROWS, 1.0)
+        store.save(cell.record(ROWS, 1.0))
     return store
 
 
@@ -111,7 +110,7 @@ def test_rows_of_many_keys_keep_their_order(store: Store) -> None:
 def test_saving_again_replaces(store: Store) -> None:
     fill(store, CELLS[:1])
     last = store.state()
-    store.save(CELLS[0], [{"status": "crash", "reason": "broke"}], 1.0)
+    store.save(CELLS[0].record([{"status": "crash", "reason": "broke"}], 1.0))
     frame = store.rows()
     assert list(frame["status"]) == ["crash"]
     assert frame["value"].isna().all()
@@ -122,12 +121,12 @@ def test_saving_again_replaces(store: Store) -> None:
 def test_a_cell_is_saved_whole_or_not_at_all(store: Store) -> None:
     fill(store, CELLS[:1])
     with pytest.raises(LongAtlasError):
-        store.save(CELLS[0], [{"status": None, "reason": "a column that must not be null"}], 1.0)
+        store.save(CELLS[0].record([{"status": None, "reason": "a column that must not be null"}], 1.0))
     assert list(store.rows()["metric"]) == ["train_ms", "tokens_per_s"]
 
 
 def test_a_timeout_is_not_finished_for_who_gives_more_time(store: Store) -> None:
-    store.save(CELLS[0], [{"status": "timeout", "reason": "not done after 5 s"}], 5.2)
+    store.save(CELLS[0].record([{"status": "timeout", "reason": "not done after 5 s"}], 5.2))
     fill(store, CELLS[1:2])
     keys = [cell.key for cell in CELLS[:2]]
     assert store.finished(keys, timeout=5) == {keys[0]: "timeout", keys[1]: "ok"}
@@ -199,10 +198,10 @@ def test_an_open_read_does_not_stop_the_writer(tmp_path: Path) -> None:
 def test_latest_is_the_newest_of_each_measurement_failed_or_not(store: Store) -> None:
     fill(store)
     changed = [replace(cell, source="changed") for cell in CELLS[:2]]
-    store.save(changed[0], ROWS, 1.0)
-    store.save(changed[1], [{"status": "crash", "reason": "broke"}], 1.0)
+    store.save(changed[0].record(ROWS, 1.0))
+    store.save(changed[1].record([{"status": "crash", "reason": "broke"}], 1.0))
     other_seed = replace(CELLS[2], seed=7)
-    store.save(other_seed, ROWS, 1.0)
+    store.save(other_seed.record(ROWS, 1.0))
     frame = store.rows(latest=True)
     assert set(frame["cell"]) == {*(c.key for c in CELLS[2:]), *(c.key for c in changed), other_seed.key}
     assert list(frame[frame["cell"] == changed[1].key]["status"]) == ["crash"]
@@ -225,7 +224,7 @@ def test_the_newest_is_by_insertion_whatever_the_clock_says(store: Store, monkey
     fill(store, CELLS[:1])
     monkeypatch.setattr("longatlas.store.store.time.time", lambda: 5.0)
     again = replace(CELLS[0], source="changed")
-    store.save(again, ROWS, 1.0)
+    store.save(again.record(ROWS, 1.0))
     assert set(store.rows(latest=True)["cell"]) == {again.key}
 
 
@@ -270,7 +269,7 @@ size = max(Path({name!r} + end).stat().st_size for end in ("", "-wal"))
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40_000, size + 40_000))
 try:
     for number in range(1000):
-        store.save(replace(CELLS[0], seed=number + 1), ROWS * 20, 1.0)
+        store.save(replace(CELLS[0], seed=number + 1).record(ROWS * 20, 1.0))
 except LongAtlasError as error:
     print(error)
 """
@@ -291,7 +290,7 @@ def test_a_store_copied_by_sqlites_backup_while_it_is_written_is_whole(tmp_path:
         number = 0
         while not done.is_set():
             number += 1
-            store.save(replace(CELLS[0], seed=number), ROWS, 1.0)
+            store.save(replace(CELLS[0], seed=number).record(ROWS, 1.0))
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -394,7 +393,7 @@ def test_files_beside_stores_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_of_cells_from_elsewhere_the_latest_is_what_was_finished_last(store: Store) -> None:
-    old, new = (record_of(replace(CELLS[0], source=source), ROWS, 1.0) for source in ("old", "new"))
+    old, new = (replace(CELLS[0], source=source).record(ROWS, 1.0) for source in ("old", "new"))
     old, new = replace(old, finished=100.0, origin="there"), replace(new, finished=200.0, origin="there")
     for order in ((old, new), (new, old)):
         with store.writing() as connection:

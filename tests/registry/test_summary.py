@@ -27,7 +27,7 @@ def fill(store: Store, wanted: Plan, milliseconds: dict[tuple[str, int], float])
     for cell in expand(wanted):
         value = milliseconds.get((cell.method, cell.T))
         row = {"metric": "train_ms", "unit": "ms", "value": value, "low": value, "high": value}
-        store.save(cell, [row if value else {"status": "oom", "reason": "too big"}], 1.0)
+        store.save(cell.record([row if value else {"status": "oom", "reason": "too big"}], 1.0))
 
 
 def tables(store: Store) -> list[Table]:
@@ -85,7 +85,7 @@ def test_failures_of_one_kind_share_a_line(store: Store) -> None:
 
 def test_scores_with_and_without_interval(store: Store) -> None:
     cells: list[Cell] = expand(plan(measure=("quality",), tasks=("mqar",), preset="smoke"))
-    store.save(cells[0], [{"metric": "accuracy", "T": 16, "value": 0.5, "low": 0.4, "high": 0.6}], 1.0)
-    store.save(cells[1], [{"metric": "accuracy", "T": 16, "value": 0.25}], 1.0)
+    store.save(cells[0].record([{"metric": "accuracy", "T": 16, "value": 0.5, "low": 0.4, "high": 0.6}], 1.0))
+    store.save(cells[1].record([{"metric": "accuracy", "T": 16, "value": 0.25}], 1.0))
     (table,) = tables(store)
     assert table.lines == [["vanilla", "0.500 ± 0.100"], ["alibi", "0.250"]]

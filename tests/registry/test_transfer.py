@@ -41,8 +41,8 @@ ORIGINS = ["id", "origin"]
 def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path / "store.sqlite"))
     for cell in CELLS[:-1]:
-        made.save(cell, ROWS, 1.25)
-    made.save(CELLS[-1], FAILURE, 0.5)
+        made.save(cell.record(ROWS, 1.25))
+    made.save(CELLS[-1].record(FAILURE, 0.5))
     return made
 
 
@@ -211,7 +211,7 @@ def test_an_export_that_cannot_be_written_says_so(store: Store, tmp_path: Path) 
 
 def test_prune_takes_what_is_named_and_nothing_else(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = replace(CELLS[0], source="changed")
-    store.save(newer, ROWS, 1.0)
+    store.save(newer.record(ROWS, 1.0))
     assert prune.count(store, prune.selection(superseded=True)) == (1, 2)
     assert prune.prune(store, prune.selection(superseded=True)) == 1
     assert CELLS[0].key not in store.finished([CELLS[0].key])
@@ -226,7 +226,7 @@ def test_prune_takes_what_is_named_and_nothing_else(store: Store, monkeypatch: p
 
 
 def test_pruning_the_newest_makes_the_one_before_it_the_newest(store: Store) -> None:
-    store.save(replace(CELLS[0], source="changed"), FAILURE, 1.0)
+    store.save(replace(CELLS[0], source="changed").record(FAILURE, 1.0))
     assert CELLS[0].key not in set(store.rows(latest=True)["cell"])
     prune.prune(store, prune.selection(failed=True))
     assert CELLS[0].key in set(store.rows(latest=True)["cell"])

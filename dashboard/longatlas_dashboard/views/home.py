@@ -6,8 +6,9 @@ import pandas as pd
 import psutil
 import streamlit as st
 
-from longatlas import catalog
-from longatlas.harness import cells, jobs
+from longatlas import catalog, identity
+from longatlas.harness import jobs
+from longatlas.words import DEVICES
 from longatlas_dashboard import data, job_view, marks, safe, settings, ui, which
 
 WAYS = (
@@ -46,7 +47,7 @@ def _counts() -> None:
     atlas = catalog.load_catalog()
     papers = {paper.address for node in atlas.taxonomy.walk() for paper in node.papers}
     ready = sum(catalog.method_status(method) == "ready" for method in atlas.methods.values())
-    here = data.ask("methods_on", cells.machine_name())
+    here = data.ask("methods_on", tuple(identity.machine_name(device) for device in DEVICES))
     facts = (
         ("Papers described", len(papers), "Different papers in the taxonomy; a few stand at two places."),
         ("Methods ready here", ready, "Methods that can run on this machine."),
@@ -95,7 +96,7 @@ def _newest_runs() -> None:
 
 def _machine() -> None:
     ui.section("This machine")
-    facts = cells.environment()
+    facts = identity.facts()
     memory = marks.bytes_text(psutil.virtual_memory().total)
     lines = (
         f"{facts['machine']}, {memory} memory",

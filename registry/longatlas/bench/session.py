@@ -54,7 +54,7 @@ class BenchSession:
         """The rows of a cell, its group being measured first where it was not yet; samples included."""
         if cell.key not in self._asked:
             self._measure_group_of(cell)
-        return self.store.rows(keys=[cell.key], samples=True)
+        return self.store.rows(keys=self._stored([cell]), samples=True)
 
     def memory_rows(self, cell: Cell) -> pd.DataFrame | None:
         """The rows of the memory pass of a speed cell, where the session has one."""
@@ -63,7 +63,12 @@ class BenchSession:
 
     def found(self) -> pd.DataFrame:
         """All rows of the cells that tests have asked for."""
-        return self.store.rows(keys=[cell.key for cell in self.cells if cell.key in self._asked])
+        return self.store.rows(keys=self._stored([cell for cell in self.cells if cell.key in self._asked]))
+
+    def _stored(self, cells: Iterable[Cell]) -> list[str]:
+        """The keys that cells are stored under."""
+        keys = {planned: key for run in self._runs.values() for planned, key in run.keys.items()}
+        return [keys[cell.key] for cell in cells]
 
     def comparison(self) -> Comparison | None:
         """What was found beside the baseline; None without one. Raises LongAtlasError."""

@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
-import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from importlib import metadata
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from longatlas.cards import Task
+from longatlas.catalog import load_catalog
 from longatlas.combination import Combination, parse_spec
+from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import Plan
-from longatlas.harness.sources import source_digest
+from longatlas.identity import Code, counted, facts
 from longatlas.tasks.corpus import corpus_digest
 
-# What a measured number depends on inside longatlas: a change there measures again.
-ENGINE = ("decoder", "measure", "ops", "tasks", "combination.py", "slots.py")
+if TYPE_CHECKING:
+    from longatlas.store.writing import Record
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,8 @@ class Cell:
     policy   wall, gpu_cold or gpu_hot for speed, else ""
     T        tokens; 0 for quality, whose rows carry their own
     case     the shape (batch, heads, head_size, of a decoder its layers), or the task's preset and corpus
+    source   digest of the code that computes it (longatlas.identity)
+    who      the machine and versions that it depends on: those here, until the process that measured has told its own
     """
 
     method: str
@@ -53,7 +54,7 @@ class Cell:
     memory_gib: float
     seed: int
     source: str
-    environment: str
+    who: Mapping[str, str]
 
     @property
     def key(self) -> str:
@@ -83,37 +84,75 @@ class Cell:
         """Cells that differ by T alone: after an `oom` or `timeout` longer ones are skipped."""
         return self.method, self.impl, self.measure, self.phase, self.level
 
+    def record(
+        self, rows: Sequence[Mapping[str, Any]], seconds: float, told: Mapping[str, str] | None = None
+    ) -> Record:
+        """What the store takes of the cell once it is finished; a timing's budget stands among its facts (`versions`).
+
+        told  who measured (longatlas.identity.facts), by its own words; None = this process
+        """
+        from longatlas.store.writing import Record
+
+        who = told or facts(self.device)
+        cell = replace(self, who=counted(who, self.device))
+        shared = ("key", "method", "options", "impl", "measure", "phase", "level", "policy", "T", "seed")
+        return Record(
+            **{name: getattr(cell, name) for name in (*shared, "device", "dtype", "threads", "case", "source")},
+            machine=who["machine"],
+            versions={**who, **({"budget": self.budget} if self.budget else {})},
+            finished=time.time(),
+            seconds=seconds,
+            rows=rows,
+        )
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the code that computes it is still what it was when the cell was made."""
+        task = load_catalog().task(self.phase) if self.measure == "quality" else None
+        preset = str(self.case.get("preset", ""))
+        try:
+            return Code().of(parse_spec(self.method), self.measure, task, preset, self.impl) == self.source
+        except LongAtlasError:  # it cannot be read any more
+            return False
+
 
 def expand(plan: Plan) -> list[Cell]:
     """The cells of a plan. Short ones come first and methods take turns, so that drift hurts all alike."""
-    return [*_shaped(plan, "speed"), *_shaped(plan, "memory"), *_quality(plan)]
+    code = Code()
+    return [*_shaped(plan, "speed", code), *_shaped(plan, "memory", code), *_quality(plan, code)]
 
 
-def _shaped(plan: Plan, measure: str) -> Iterator[Cell]:
+def _shaped(plan: Plan, measure: str, code: Code) -> Iterator[Cell]:
     if measure not in plan.measure:
         return
     shape = {"batch": plan.batch, "heads": plan.heads, "head_size": plan.head_size}
     shape |= {"kv_heads": plan.kv_heads} if plan.kv_heads not in (0, plan.heads) else {}
+    measured = [(one, impl, code.of(one, measure, impl=impl)) for one, impl in _measured(plan)]
     for length in sorted(plan.lengths):
         for level, phase in product(plan.levels, plan.phases):
             case = {**shape, "layers": plan.layers} if level == "decoder" else shape
-            for combination, impl in _measured(plan):
-                yield _cell(plan, combination, impl, measure, phase, case, level=level, length=length)
+            for combination, impl, source in measured:
+                yield _cell(plan, combination, impl, measure, phase, case, source, level=level, length=length)
 
 
-def _quality(plan: Plan) -> Iterator[Cell]:
+def _quality(plan: Plan, code: Code) -> Iterator[Cell]:
     if "quality" not in plan.measure:
         return
-    for task in plan.tasks:
-        case: dict[str, Any] = {"preset": plan.preset}
-        if task == "language_model":
-            case |= {"corpus": plan.corpus, "corpus_digest": corpus_digest(plan.corpus)}
+    for task in map(load_catalog().task, plan.tasks):
+        case = _case(plan, task)
         for combination, impl in _measured(plan):
-            yield _cell(plan, combination, impl, "quality", task, case)
+            source = code.of(combination, "quality", task, plan.preset, impl)
+            yield _cell(plan, combination, impl, "quality", task.name, case, source)
 
 
 def _measured(plan: Plan) -> list[tuple[Combination, str]]:
     return [(combination, impl) for combination in plan.combinations for impl in plan.impls_of(combination)]
+
+
+def _case(plan: Plan, task: Task) -> dict[str, Any]:
+    """The preset of a task, and the text that it reads."""
+    text = {"corpus": plan.corpus, "corpus_digest": corpus_digest(plan.corpus)} if task.corpus else {}
+    return {"preset": plan.preset, **text}
 
 
 def _cell(
@@ -123,6 +162,7 @@ def _cell(
     measure: str,
     phase: str,
     case: dict[str, Any],
+    source: str,
     *,
     level: str = "",
     length: int = 0,
@@ -143,8 +183,8 @@ def _cell(
         threads=plan.threads or os.cpu_count() or 1,
         memory_gib=plan.memory_gib,
         seed=plan.seed,
-        source=source_digest(combination),
-        environment=environment_digest(),
+        source=source,
+        who=counted(facts(plan.device), plan.device),
     )
 
 
@@ -153,40 +193,3 @@ def resolve_policy(policy: str, device: str) -> str:
     if policy != "auto":
         return policy
     return "gpu_cold" if device == "cuda" else "wall"
-
-
-@lru_cache(maxsize=1)
-def environment_digest() -> str:
-    """Hash of the engine's own source, and of the versions and the machine that numbers depend on."""
-    digest = hashlib.sha256(json.dumps(environment(), sort_keys=True).encode())
-    root = Path(__file__).parents[1]
-    for name in ENGINE:
-        place = root / name
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-@lru_cache(maxsize=1)
-def environment() -> dict[str, str]:
-    """Versions and machine, recorded with every row; found without loading torch."""
-    return {
-        "machine": machine_name(),
-        "python": platform.python_version(),
-        "torch": metadata.version("torch"),
-        "longatlas": metadata.version("longatlas"),
-        "platform": f"{sys.platform}-{platform.machine()}",
-    }
-
-
-@lru_cache(maxsize=1)
-def machine_name() -> str:
-    """Processor and number of cores, such as "AMD EPYC, 2 cores"."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, {os.cpu_count()} cores"

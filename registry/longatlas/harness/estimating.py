@@ -12,7 +12,7 @@ import psutil
 
 from longatlas.combination import Combination, operation_flops, parse_spec, state_numbers
 from longatlas.flops import Call, causal_softmax
-from longatlas.harness.cells import Cell, machine_name
+from longatlas.harness.cells import Cell
 from longatlas.harness.plan import Plan
 from longatlas.measures import CALLS, MEASURES
 from longatlas.store import Store, queries
@@ -177,7 +177,7 @@ def _like(past: pd.DataFrame, cell: Cell) -> pd.DataFrame:
         return past
     names = (*SHARED, "measure", "threads")
     found = past[np.logical_and.reduce([past[name] == getattr(cell, name) for name in names])]
-    found = found[found["machine"] == machine_name()]
+    found = found[found["machine"] == cell.who["machine"]]
     return found[[case == cell.case for case in found["case"]]] if len(found) else found
 
 

@@ -21,12 +21,16 @@ ROUNDS = 4  # slices that the budget of a timing is cut into; each cell of a gro
 
 @dataclass(frozen=True)
 class Finished:
-    """A cell with its rows. `seconds` it took, of which `work` in the measured code itself."""
+    """A cell with its rows. `seconds` it took, of which `work` in the measured code itself.
+
+    who  the worker's own account of its machine and versions; None where it gave no answer
+    """
 
     cell: Cell
     rows: list[Row]
     seconds: float
     work: float
+    who: dict[str, str] | None = None
 
     @property
     def status(self) -> str:
@@ -50,6 +54,7 @@ class Turns:
     answer: Answer = field(default_factory=dict)
     was_idle: bool = False
     was_crowded: bool = False
+    who: dict[str, str] | None = None
 
     def ask(self, what: str, arguments: dict[str, Any], should_stop: Callable[[], bool]) -> bool:
         """Ask the worker; whether the cell is finished then. Raises StoppedError."""
@@ -60,7 +65,7 @@ class Turns:
             self.answer = self.worker.ask(what, arguments, timeout=left, should_stop=should_stop)
             self.seconds += time.monotonic() - start
             self.work += self.answer.get("work", 0.0)
-            self.rows = self.answer.get("rows", [])
+            self.rows, self.who = self.answer.get("rows", []), self.answer.get("who", self.who)
         except LostError as lost:
             reason = f"not done after {self.timeout:g} s" if lost.status == "timeout" else lost.reason
             self.rows, self.was_idle = [{"status": lost.status, "reason": reason}], lost.was_idle
@@ -74,7 +79,7 @@ class Turns:
 
     @property
     def finished(self) -> Finished:
-        return Finished(self.cell, self.rows, self.seconds, self.work)
+        return Finished(self.cell, self.rows, self.seconds, self.work, self.who)
 
 
 class Executor:

@@ -15,10 +15,9 @@ from typing import Any
 from longatlas.combination import Combination, parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.footprint import TABLE
-from longatlas.harness.cells import environment_digest
-from longatlas.harness.sources import source_digest
 from longatlas.harness.workers.family import END_SECONDS
 from longatlas.harness.workers.keeper import kept as with_keeper
+from longatlas.identity import Code, counted, facts
 from longatlas.store import Store
 
 # kind -> the seconds that the command of that name may take for a method. All print a list as JSON; `footprint` is of
@@ -78,12 +77,12 @@ def _find(store: Store, kind: str, combinations: Sequence[Combination | None]) -
 
 
 def _key(kind: str, combination: Combination | None) -> str:
+    code, who = Code(), json.dumps(counted(facts(), "cpu"))
     if combination is None:
-        sources = "-".join(source_digest(parse_spec(row.method)) for row in TABLE if row.method)
-        return f"{kind}:{sources}:{environment_digest()}"
-    # Values, too: a default may change in a file that the builder's digest does not hold.
+        sources = "-".join(code.of(parse_spec(row.method), kind) for row in TABLE if row.method)
+        return f"{kind}:{sources}:{who}"
     values = json.dumps(combination.options, sort_keys=True)
-    return f"{kind}:{combination.spec}:{values}:{source_digest(combination)}:{environment_digest()}"
+    return f"{kind}:{combination.spec}:{values}:{code.of(combination, kind)}:{who}"
 
 
 def _printed(arguments: list[str], seconds: float) -> Any:

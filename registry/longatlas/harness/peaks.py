@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 
-from longatlas.harness.cells import Cell, environment
+from longatlas.harness.cells import Cell
 from longatlas.harness.executor import Executor
+from longatlas.identity import Code
 from longatlas.store import Store
 
 
 def set_peaks(executor: Executor, store: Store, cell: Cell) -> None:
     """Let the executor tell shares of the peaks for cells like this one; nothing else may run on the device."""
-    facts = environment()
-    parts = ("peaks", facts["machine"], facts["torch"], cell.device, cell.dtype, str(cell.threads))
-    key = " | ".join(parts)
+    parts = (*cell.who.values(), cell.device, cell.dtype, str(cell.threads), Code().of_measure("peaks"))
+    key = " | ".join(("peaks", *parts))
     known = store.fact(key)
     if known is not None:
         executor.peaks = json.loads(known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,14 @@ from longatlas.harness.progress import Listener, Progress, progress_bar
 from longatlas.harness.slot_lock import device_slot
 from longatlas.measures import MEASURES
 from longatlas.store import Store
-from longatlas.words import ENDING, OK, SKIPPED, STATUSES
+from longatlas.words import CRASH, ENDING, OK, SKIPPED, STATUSES
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from longatlas.harness.estimating import Predictor
+
+CHANGED = "the source of what computes it was changed after the run had begun; run it again"
 
 
 def run(
@@ -58,13 +61,15 @@ def run(
             statuses = {key: status for key, status in statuses.items() if status == OK}
         predictor = Predictor.of(store, plan, [cell for cell in cells if cell.key not in statuses])
         with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
-            PlanRun(cells, statuses, plan.timeout, store, executor, told, predictor).go(should_stop)
-    return _in_order(store.rows(keys=[cell.key for cell in cells]), cells)
+            plan_run = PlanRun(cells, statuses, plan.timeout, store, executor, told, predictor)
+            plan_run.go(should_stop)
+    keys = [plan_run.keys[cell.key] for cell in cells]
+    return _in_order(store.rows(keys=keys), keys)
 
 
-def _in_order(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
+def _in_order(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Rows as the plan names their cells, not as the turns happened to end."""
-    place = {cell.key: number for number, cell in enumerate(cells)}
+    place = {key: number for number, key in enumerate(keys)}
     return frame.sort_values("cell", key=lambda keys: keys.map(place), kind="stable").reset_index(drop=True)
 
 
@@ -122,6 +127,8 @@ class PlanRun:
 
     statuses  key -> status of its cells that are finished
     predictor expects what the rest takes
+
+    `keys` are those that its cells are stored under: of a worker that is another than was expected, its own.
     """
 
     def __init__(
@@ -138,6 +145,7 @@ class PlanRun:
         self._store, self._executor, self._progress = store, executor, progress
         self._predictor = predictor
         self._waiting = {cell.key: cell for cell in cells if cell.key not in statuses}
+        self.keys = {cell.key: cell.key for cell in cells}
         self._ended: dict[tuple[str, ...], Cell] = {}
         self._done = 0
 
@@ -152,8 +160,20 @@ class PlanRun:
         if missing and MEASURES[missing[0].measure].timed and self._executor.peaks is None:
             set_peaks(self._executor, self._store, missing[0])
         for finished in self._executor.measure_group(missing, self._timeout, should_stop, self._begin):
-            self._store.save(finished.cell, finished.rows, finished.seconds)
+            finished = self._of_one_code(finished)
+            self._save(finished)
             self._finish(finished)
+
+    def _of_one_code(self, finished: Finished) -> Finished:
+        """What a changed source has measured has no name: nobody knows which part of it was the new one."""
+        if finished.cell.is_current:
+            return finished
+        return replace(finished, rows=[{"status": CRASH, "reason": CHANGED}])
+
+    def _save(self, finished: Finished) -> None:
+        record = finished.cell.record(finished.rows, finished.seconds, finished.who)
+        self._store.save(record)
+        self.keys[finished.cell.key] = record.key
 
     def _settled(self, cell: Cell) -> bool:
         """Tell a cell that is in the store already, or that need not be tried; whether it was one."""
@@ -167,7 +187,7 @@ class PlanRun:
         self._begin(cell)
         reason = f"T = {shorter.T} already ran out of memory or time"
         skipped = Finished(cell, [{"status": SKIPPED, "reason": reason}], 0.0, 0.0)
-        self._store.save(cell, skipped.rows, 0.0)
+        self._save(skipped)
         self._finish(skipped)
         return True
 

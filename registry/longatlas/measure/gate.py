@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 
 from longatlas.combination import parse_spec
+from longatlas.errors import UnsupportedError
 from longatlas.testing.case import make_case
 from longatlas.testing.checks import causality
 from longatlas.testing.impls import Agreement, compare_impl
@@ -21,6 +23,15 @@ class Verdict:
 
     red: str
     error: float = float("nan")
+
+
+def begin(cell: dict[str, Any]) -> Verdict:
+    """Look at a cell's correctness, then set its number of threads. Raises UnsupportedError where a GPU is missing."""
+    if cell["device"] == "cuda" and not torch.cuda.is_available():
+        raise UnsupportedError("torch finds no GPU here; `longatlas doctor` says why")
+    found = verdict(cell["method"], cell["impl"], cell["device"], cell["dtype"], "kv_heads" in cell["case"])
+    torch.set_num_threads(cell["threads"])
+    return found
 
 
 @cache

@@ -15,6 +15,7 @@ from longatlas.decoder.state import state_bytes
 from longatlas.measure.levels import (
     Inputs,
     Subject,
+    build,
     forward_once,
     held,
     phase_runner,
@@ -23,6 +24,11 @@ from longatlas.measure.levels import (
 from longatlas.measure.live_bytes import LiveBytes
 
 Row = dict[str, Any]
+
+
+def memory_of(cell: dict[str, Any]) -> list[Row]:
+    """All rows of a memory cell (a mapping of its fields)."""
+    return memory_rows(build(cell), cell["phase"], cell["T"], cell["device"])
 
 
 def memory_rows(subject: Subject, phase: str, length: int, device: str) -> list[Row]:

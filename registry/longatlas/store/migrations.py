@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from longatlas.measures import MEASURES
-from longatlas.store.schema import JOBS, META, SCHEMA, SCHEMA_VERSION
+from longatlas.store.schema import CELLS, JOBS, META, OLDER, SCHEMA, SCHEMA_VERSION
 from longatlas.store.writing import ROW_DEFAULTS, Record, put
 
 
@@ -20,6 +20,7 @@ def migrate(connection: Connection, version: int) -> None:
     if version == 1:
         _from_1(connection)
     _add_columns_of_jobs(connection)
+    _mark_sources(connection)
     connection.execute(sa.update(META).where(META.c.key == "version").values(value=str(SCHEMA_VERSION)))
 
 
@@ -42,6 +43,13 @@ def _add_columns_of_jobs(connection: Connection) -> None:
         if column.name not in there:
             told = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
             connection.exec_driver_sql(f"ALTER TABLE jobs ADD COLUMN {told}")
+
+
+def _mark_sources(connection: Connection) -> None:
+    """Up to version 4 a source's digest held neither the engine nor the kernels that methods share."""
+    connection.execute(sa.update(CELLS).values(source=OLDER + CELLS.c.source))
+    for index in CELLS.indexes:
+        index.create(connection, checkfirst=True)
 
 
 def _records_of_1(connection: Connection) -> Iterator[Record]:

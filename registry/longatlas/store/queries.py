@@ -41,8 +41,8 @@ def methods(store: Store) -> pd.DataFrame:
     return store.frame(query)
 
 
-def methods_on(store: Store, machine: str) -> pd.DataFrame:
-    """Specs with a number that a machine measured.
+def methods_on(store: Store, machines: Sequence[str]) -> pd.DataFrame:
+    """Specs with a number that machines (longatlas.identity.machine_name) measured.
 
     Columns: method, checked (it has a time, which is taken only after the comparison with its reference).
     """
@@ -51,7 +51,7 @@ def methods_on(store: Store, machine: str) -> pd.DataFrame:
         sa.select(SERIES.c.method, timed.label("checked"))
         .join(CELLS, CELLS.c.series == SERIES.c.id)
         .join(SETTINGS, SERIES.c.setting == SETTINGS.c.id)
-        .where(SETTINGS.c.machine == machine, CELLS.c.status == "ok")
+        .where(SETTINGS.c.machine.in_(list(machines)), CELLS.c.status == "ok")
         .group_by(SERIES.c.method)
         .order_by(sa.func.min(SERIES.c.id))
     )

@@ -2,7 +2,8 @@
 
 settings  machine, device, dtype, threads and case: only numbers of one setting compare
 series    a method with its options measured in one way; its cells differ by T, seed, source and versions
-cells     finished measurements; `latest` marks the newest of its series, T and seed
+cells     finished measurements; `latest` marks the newest of its series, T and seed, `source` is the digest of the
+          code that computed it (longatlas.identity), marked with OLDER where an earlier version made it in another way
 rows      one measured value each; `series` is repeated here so that a page of rows needs no join to be found
 samples   the raw samples of a row, apart because most readers never want them
 """
@@ -13,7 +14,8 @@ import sqlalchemy as sa
 
 from longatlas.columns import COLUMNS
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+OLDER = "older-"  # before a digest of longatlas 0.1.0, which told too little of the code to be compared with today's
 
 SCHEMA = sa.MetaData()
 
@@ -63,6 +65,7 @@ CELLS = sa.Table(
     sa.Column("latest", sa.Integer, nullable=False),
     sa.Index("ix_cells_series", "series", "latest", "finished"),
     sa.Index("ix_cells_status", "status"),
+    sa.Index("ix_cells_source", "source"),
     sqlite_autoincrement=True,
 )
 

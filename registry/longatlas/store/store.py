@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,6 @@ from sqlalchemy.exc import DatabaseError
 
 from longatlas.columns import JSON_COLUMNS
 from longatlas.errors import LongAtlasError
-from longatlas.harness.cells import Cell, environment
 from longatlas.store.connection import connect, explain, is_sqlite, set_wal, store_name, store_url
 from longatlas.store.migrations import migrate
 from longatlas.store.schema import (
@@ -181,10 +180,10 @@ class Store:
                 found |= {row.key: row.status for row in connection.execute(query)}
         return found
 
-    def save(self, cell: Cell, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
+    def save(self, record: Record) -> None:
         """Store a finished cell with its rows, in one transaction; what an earlier run found is replaced."""
         with self.writing() as connection:
-            put(connection, [record_of(cell, rows, seconds)])
+            put(connection, [record])
 
     def rows(
         self,
@@ -255,22 +254,6 @@ def open_to_read(where: str | None = None) -> Store:
     except OldStoreError:
         Store(where).engine.dispose()
         return Store(where, read_only=True)
-
-
-def record_of(cell: Cell, rows: Sequence[Mapping[str, Any]], seconds: float) -> Record:
-    """A cell that has just been measured here; a timing's budget stands among its facts (`versions`)."""
-    facts = environment()
-    budget = {"budget": cell.budget} if cell.budget else {}
-    shared = ("key", "method", "options", "impl", "measure", "phase", "level", "policy", "T", "seed")
-    setting = ("device", "dtype", "threads", "case", "source")
-    return Record(
-        **{name: getattr(cell, name) for name in (*shared, *setting)},
-        machine=facts["machine"],
-        versions={**facts, **budget},
-        finished=time.time(),
-        seconds=seconds,
-        rows=rows,
-    )
 
 
 def flat_rows(*, samples: bool = False, without: Sequence[str] = ()) -> sa.Select[Any]:

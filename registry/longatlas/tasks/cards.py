@@ -20,6 +20,7 @@ LANGUAGE_MODEL = Task(
     summary="Bits per byte of real text by position, up to sixteen times the training length; bits_per_byte_at_end, of "
     "the last 64 bytes at each position, compares methods that answer prompts only with all others.",
     run=later("language_model"),
+    corpus=True,
     presets={
         "smoke": settings(
             d_model=32, layers=1, heads=2, length=32, reach=8, batch=8, steps=20, conv=0, lrs=(4e-3,), sequences=8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,17 +32,29 @@ def load_corpus(path: str = "") -> Corpus:
     A tenth is held out: every tenth file, or the end where there are few files or those are small. Raises
     LongAtlasError for a path that is missing, empty, binary, or a folder without text, or less than 32 KiB of it.
     """
-    return _load(path)
+    return _load(path, _stamp(path))
 
 
 def corpus_digest(path: str = "") -> str:
     """Content hash of what load_corpus would return."""
-    corpus = _load(path)
+    corpus = load_corpus(path)
     return hashlib.sha256(corpus.train + b"\0" + corpus.held_out).hexdigest()[:16]
 
 
+def _stamp(path: str) -> tuple[tuple[str, int, int], ...]:
+    """Sizes and times of the files of a corpus that the user has given: a changed one is another corpus."""
+    if not path:
+        return ()
+    place, stamps = Path(path).expanduser(), list[tuple[str, int, int]]()
+    for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        with suppress(OSError):
+            told = file.stat()
+            stamps.append((str(file), told.st_mtime_ns, told.st_size))
+    return tuple(stamps)
+
+
 @lru_cache(maxsize=2)
-def _load(path: str) -> Corpus:
+def _load(path: str, stamp: tuple[tuple[str, int, int], ...]) -> Corpus:
     if not path:
         place = Path(sysconfig.get_paths()["stdlib"])
         return _split("Python standard library", _folder_texts(place, "*.py"), str(place))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from statistics import median
 from typing import Any
 
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
-from longatlas.tasks.session import Session, open_session
+from longatlas.tasks.session import Session, open_session, seedless
 from longatlas.tasks.sweep import Row
 from longatlas.tasks.training import Batches, Recipe, Trainer
 
@@ -48,7 +49,7 @@ class _Estimator(Session):
     def decoder(
         self, config: DecoderConfig, batches: Callable[[], Batches], *, lr: float, content: str = ""
     ) -> Decoder:
-        recipe = Recipe(config, lambda seed: batches(), content)
+        recipe = Recipe(config, partial(seedless, batches), content)
         self._foresee(recipe, [(lr, self.seed)])
         decoder = self.build(recipe, self.combination, self.seed)
         assert isinstance(decoder, Decoder)

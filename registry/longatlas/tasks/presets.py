@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
+from longatlas.lazy import Later
 
-def later(module: str, *arguments: str) -> Callable[..., Any]:
+
+def later(module: str, *arguments: str) -> Later:
     """The `run` of a task's module, imported (and torch with it) when it is called."""
-    return partial(_run, module, *arguments)
-
-
-def _run(module: str, *arguments: Any) -> Any:
-    from importlib import import_module
-
-    *options, session = arguments
-    return import_module(f"longatlas.tasks.{module}").run(session, *options)
+    return Later(f"longatlas.tasks.{module}", "run", arguments)
 
 
 def settings(base: Mapping[str, Any] | None = None, **more: Any) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +17,9 @@ from longatlas.combination import Combination, parse_spec
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.errors import LongAtlasError, UnsupportedError
-from longatlas.harness.cells import environment, environment_digest
-from longatlas.harness.sources import source_digest
+from longatlas.identity import Code, counted, facts
 from longatlas.tasks import hosts
-from longatlas.tasks.corpus import Corpus, load_corpus
+from longatlas.tasks.corpus import Corpus, corpus_digest, load_corpus
 from longatlas.tasks.sweep import Row, Trial, sweep
 from longatlas.tasks.training import Batches, Recipe, Record, train
 
@@ -41,7 +41,8 @@ class Session:
     """One task on one method.
 
     settings  the preset's values
-    corpus    path of the text, "" = the standard library's source
+    corpus    path of the text, "" = the standard library's source; None = the card of the task does not declare one
+    digest    of that text when the cell was made, "" = not known
     cache     folder where trained hosts are kept
     task      the task's name
     """
@@ -52,11 +53,24 @@ class Session:
     dtype: torch.dtype
     seed: int
     settings: Mapping[str, Any]
-    corpus: str
+    corpus: str | None
     cache: str
     task: str = ""
+    digest: str = ""
 
     def text(self) -> Corpus:
+        """The text to train on and the one held out.
+
+        Raises LongAtlasError where the card of the task does not declare it, or the text is another by now: the numbers
+        would stand under the name of the other one.
+        """
+        if self.corpus is None:
+            raise LongAtlasError(
+                f"task '{self.task}' reads a text, and its card does not say so; give its longatlas.Task corpus=True, "
+                "so that the text is part of what is measured"
+            )
+        if self.digest and corpus_digest(self.corpus) != self.digest:
+            raise LongAtlasError(f"corpus '{self.corpus}' was changed after the run had begun; run it again")
         return load_corpus(self.corpus)
 
     def sweep(
@@ -101,7 +115,7 @@ class Session:
 
         Raises UnsupportedError when training diverges.
         """
-        made = Recipe(config, lambda seed: batches(), content)
+        made = Recipe(config, partial(seedless, batches), content)
         decoder: Decoder = self.trained(made, lr, self.seed).learner
         return decoder
 
@@ -111,18 +125,18 @@ class Session:
         The host is the method without its retrofit parts; methods with the same host share it.
         Raises DivergedError when training diverges.
         """
-        facts = self._facts(recipe, lr, seed)
-        path = hosts.path_of(self.cache, self.combination.host.name, facts)
+        known = self._facts(recipe, lr, seed)
+        path = hosts.path_of(self.cache, self.combination.host.name, known)
         learner = self.build(recipe, self.combination, seed)
         kept = hosts.read(path)
         if kept is None:
             host = self.build(recipe, self.combination.host, seed) if self._is_retrofit else learner
             record = train(host, recipe, lr, seed, self.settings)
             weights = dict(host.state_dict())
-            hosts.write(path, weights, {**facts, **asdict(record), "versions": environment()})
+            hosts.write(path, weights, {**known, **asdict(record), "versions": facts(self.device)})
         else:
-            weights, known = kept
-            record = Record(known["steps"], known["seconds"], known["steps_to_95"])
+            weights, told = kept
+            record = Record(told["steps"], told["seconds"], told["steps_to_95"])
         learner.load_state_dict(weights)
         return Trained(learner.to(self.dtype).eval(), record)
 
@@ -134,8 +148,8 @@ class Session:
 
     def has_host(self, recipe: Recipe, lr: float, seed: int) -> bool:
         """Whether the host of a training is in the cache and whole."""
-        facts = self._facts(recipe, lr, seed)
-        return hosts.read(hosts.path_of(self.cache, self.combination.host.name, facts)) is not None
+        path = hosts.path_of(self.cache, self.combination.host.name, self._facts(recipe, lr, seed))
+        return hosts.read(path) is not None
 
     @property
     def _is_retrofit(self) -> bool:
@@ -154,9 +168,14 @@ class Session:
             "settings": {k: v for k, v in self.settings.items() if k not in NOT_TRAINED_BY},
             "lr": lr,
             "seed": seed,
-            "source": source_digest(host),
-            "environment": environment_digest(),
+            "source": Code().of_training(host, recipe.batches, recipe.wrap),
+            "who": counted(facts(self.device), self.device),
         }
+
+
+def seedless(batches: Callable[[], Batches], seed: int) -> Batches:
+    """Batches that no seed draws, as a Recipe takes them."""
+    return batches()
 
 
 def open_session(cell: Mapping[str, Any], cache: str) -> tuple[Task, Session]:
@@ -175,11 +194,19 @@ def open_session(cell: Mapping[str, Any], cache: str) -> tuple[Task, Session]:
         dtype=getattr(torch, cell["dtype"]),
         seed=cell["seed"],
         settings={**task.presets[preset]},
-        corpus=cell["case"].get("corpus", ""),
+        corpus=cell["case"].get("corpus"),
+        digest=cell["case"].get("corpus_digest", ""),
         cache=cache,
         task=task.name,
     )
     return task, session
+
+
+def quality_of(cell: Mapping[str, Any], cache: str) -> list[Row]:
+    """All rows of a quality cell (a mapping of its fields)."""
+    task, session = open_session(cell, cache)
+    rows: list[Row] = task.run(session)
+    return rows
 
 
 def text_digest(text: bytes) -> str:
