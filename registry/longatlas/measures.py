@@ -79,6 +79,7 @@ class Measure:
     guess     (plan, before, call) -> seconds of a cell that nothing is known of; `before` and `call` are the seconds,
               by formula, of what comes first and of one call
     metrics   of its rows
+    formulas  of a method's card, which become rows
     shown     where they are shown
     shaped    its cells have a level, a T and the plan's shape; else they are a task's, whose rows have their own T
     timed     cells of a group are sampled in turns, under a policy and within the plan's budget; `function` is a class
@@ -93,6 +94,7 @@ class Measure:
     function: str
     guess: Callable[[Plan, float, float], float]
     metrics: tuple[Metric, ...]
+    formulas: tuple[str, ...] = ()
     shown: tuple[View, ...] = ()
     shaped: bool = True
     timed: bool = False
@@ -143,6 +145,7 @@ SPEED = Measure(
         Metric("bandwidth_share", MORE, "never"),
     ),
     shown=tuple(View(phase, TIMES[phase], phase, f"{phase}_ms", "ms", f"{phase}: ms") for phase in PHASES),
+    formulas=("flops",),
     timed=True,
 )
 MEMORY = Measure(

@@ -8,15 +8,17 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from longatlas.cards import Task
 from longatlas.catalog import load_catalog
+from longatlas.columns import of_tables
 from longatlas.combination import Combination, parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness.plan import Plan
 from longatlas.identity import Code, counted, facts
+from longatlas.measures import MEASURES, Measure, Wanted
 from longatlas.tasks.corpus import corpus_digest
 
 if TYPE_CHECKING:
@@ -95,9 +97,11 @@ class Cell:
 
         who = told or facts(self.device)
         cell = replace(self, who=counted(who, self.device))
-        shared = ("key", "method", "options", "impl", "measure", "phase", "level", "policy", "T", "seed")
+        shared = [name for name in of_tables("settings", "series", "cells") if hasattr(cell, name)]
         return Record(
-            **{name: getattr(cell, name) for name in (*shared, "device", "dtype", "threads", "case", "source")},
+            key=cell.key,
+            **{name: getattr(cell, name) for name in shared},
+            T=cell.T,
             machine=who["machine"],
             versions={**who, **({"budget": self.budget} if self.budget else {})},
             finished=time.time(),
@@ -108,7 +112,7 @@ class Cell:
     @property
     def is_current(self) -> bool:
         """Whether the code that computes it is still what it was when the cell was made."""
-        task = load_catalog().task(self.phase) if self.measure == "quality" else None
+        task = _task(MEASURES[self.measure], self.phase)
         preset = str(self.case.get("preset", ""))
         try:
             return Code().of(parse_spec(self.method), self.measure, task, preset, self.impl) == self.source
@@ -119,67 +123,50 @@ class Cell:
 def expand(plan: Plan) -> list[Cell]:
     """The cells of a plan. Short ones come first and methods take turns, so that drift hurts all alike."""
     code = Code()
-    return [*_shaped(plan, "speed", code), *_shaped(plan, "memory", code), *_quality(plan, code)]
+    return [cell for name, measure in MEASURES.items() if name in plan.measure for cell in _cells(plan, measure, code)]
 
 
-def _shaped(plan: Plan, measure: str, code: Code) -> Iterator[Cell]:
-    if measure not in plan.measure:
-        return
-    shape = {"batch": plan.batch, "heads": plan.heads, "head_size": plan.head_size}
-    shape |= {"kv_heads": plan.kv_heads} if plan.kv_heads not in (0, plan.heads) else {}
-    measured = [(one, impl, code.of(one, measure, impl=impl)) for one, impl in _measured(plan)]
-    for length in sorted(plan.lengths):
-        for level, phase in product(plan.levels, plan.phases):
-            case = {**shape, "layers": plan.layers} if level == "decoder" else shape
-            for combination, impl, source in measured:
-                yield _cell(plan, combination, impl, measure, phase, case, source, level=level, length=length)
+def _cells(plan: Plan, measure: Measure, code: Code) -> Iterator[Cell]:
+    """Each cell that a plan has of a measure, for each method in each of its impls."""
+    methods = [(combination, impl) for combination in plan.combinations for impl in plan.impls_of(combination)]
+
+    @cache
+    def source_of(place: int, phase: str) -> str:
+        combination, impl = methods[place]
+        return code.of(combination, measure.name, _task(measure, phase), plan.preset, impl)
+
+    for wanted in measure.cells(plan):
+        case = {**wanted.case, **_text(plan, _task(measure, wanted.phase))}
+        for place, (combination, impl) in enumerate(methods):
+            source = source_of(place, "" if measure.shaped else wanted.phase)
+            yield _cell(plan, combination, impl, measure, wanted._replace(case=case), source)
 
 
-def _quality(plan: Plan, code: Code) -> Iterator[Cell]:
-    if "quality" not in plan.measure:
-        return
-    for task in map(load_catalog().task, plan.tasks):
-        case = _case(plan, task)
-        for combination, impl in _measured(plan):
-            source = code.of(combination, "quality", task, plan.preset, impl)
-            yield _cell(plan, combination, impl, "quality", task.name, case, source)
+def _task(measure: Measure, phase: str) -> Task | None:
+    return None if measure.shaped else load_catalog().task(phase)
 
 
-def _measured(plan: Plan) -> list[tuple[Combination, str]]:
-    return [(combination, impl) for combination in plan.combinations for impl in plan.impls_of(combination)]
+def _text(plan: Plan, task: Task | None) -> dict[str, Any]:
+    """The text that a task reads."""
+    if task is None or not task.corpus:
+        return {}
+    return {"corpus": plan.corpus, "corpus_digest": corpus_digest(plan.corpus)}
 
 
-def _case(plan: Plan, task: Task) -> dict[str, Any]:
-    """The preset of a task, and the text that it reads."""
-    text = {"corpus": plan.corpus, "corpus_digest": corpus_digest(plan.corpus)} if task.corpus else {}
-    return {"preset": plan.preset, **text}
-
-
-def _cell(
-    plan: Plan,
-    combination: Combination,
-    impl: str,
-    measure: str,
-    phase: str,
-    case: dict[str, Any],
-    source: str,
-    *,
-    level: str = "",
-    length: int = 0,
-) -> Cell:
+def _cell(plan: Plan, combination: Combination, impl: str, measure: Measure, wanted: Wanted, source: str) -> Cell:
     return Cell(
         method=combination.spec,
         options=combination.options,
         impl=impl,
-        measure=measure,
-        phase=phase,
-        level=level,
-        policy=resolve_policy(plan.policy, plan.device) if measure == "speed" else "",
-        T=length,
-        case=case,
+        measure=measure.name,
+        phase=wanted.phase,
+        level=wanted.level,
+        policy=resolve_policy(plan.policy, plan.device) if measure.timed else "",
+        T=wanted.T,
+        case=wanted.case,
         dtype=plan.dtype,
         device=plan.device,
-        budget=plan.budget if measure == "speed" else 0.0,
+        budget=plan.budget if measure.timed else 0.0,
         threads=plan.threads or os.cpu_count() or 1,
         memory_gib=plan.memory_gib,
         seed=plan.seed,

@@ -13,6 +13,7 @@ from longatlas.harness.cells import Cell
 from longatlas.harness.workers.births import births
 from longatlas.harness.workers.output import Log
 from longatlas.harness.workers.worker import Answer, LostError, Worker
+from longatlas.measures import MEASURES
 
 Row = dict[str, Any]
 
@@ -181,9 +182,11 @@ class Executor:
         yield from _sample_in_turns(timed, should_stop)
 
     def _first_request(self, cell: Cell) -> tuple[str, dict[str, Any]]:
-        if cell.measure == "speed":
-            return "prepare", {"cell": asdict(cell), "peaks": self.peaks}
-        return "measure", {"cell": asdict(cell), "cache": str(self._cache)}
+        measure = MEASURES[cell.measure]
+        asked = {"cell": asdict(cell), "function": measure.function}
+        if measure.timed:
+            return "prepare", {**asked, "peaks": self.peaks}
+        return "measure", {**asked, "cache": str(self._cache)}
 
     def _worker(self, cell: Cell) -> Worker:
         place = (cell.method, cell.impl, cell.device)

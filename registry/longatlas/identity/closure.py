@@ -20,7 +20,14 @@ from longatlas.identity.places import (
 
 # Where a closure ends: what describes methods, finds them and tells their identity. What it decides is part of the cell
 # itself: the spec, its options and impl, and the builders that are followed from there.
-BORDER = ("longatlas.cards", "longatlas.catalog", "longatlas.identity", "longatlas.lazy")
+BORDER = (
+    "longatlas.cards",
+    "longatlas.catalog",
+    "longatlas.columns",
+    "longatlas.identity",
+    "longatlas.lazy",
+    "longatlas.measures",
+)
 SCHEME = "c1-"  # digests of another way of counting never equal those of this one
 DEEPEST = 20  # packages that may pass a name on to each other
 

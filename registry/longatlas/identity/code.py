@@ -24,7 +24,6 @@ ROOTS: Mapping[str, str] = {
     "footprint": "longatlas.measure.footprint",
     "verify": "longatlas.testing.runner",
 }
-FORMULAS: Mapping[str, tuple[str, ...]] = {"speed": ("flops",), "verify": ("flops", "state_size")}
 # What `verify` holds a method to, and no number depends on.
 HELD_BY_CHECKS = ("exact", "deviations", "departs", "cost", "impls")
 
@@ -43,7 +42,7 @@ class Code(Closures):
 
         Raises LongAtlasError for a file that was there when its plugin was loaded and cannot be read any more.
         """
-        methods = _methods(combination, with_host=measure == "quality")
+        methods = _methods(combination, with_host=measure in MEASURES and not MEASURES[measure].shaped)
         called = [function for method in methods for function in _called(method, measure, impl)]
         facts: dict[str, Any] = {"methods": [_facts_of(method, measure) for method in methods]}
         if task is not None:
@@ -75,7 +74,7 @@ def current_sources(cells: Iterable[tuple[str, str, str, str, str]]) -> frozense
     code, catalog, found = Code(), load_catalog(), set[str]()
     for spec, impl, measure, phase, preset in set(cells):
         try:
-            task = catalog.task(phase) if measure == "quality" else None
+            task = None if MEASURES[measure].shaped else catalog.task(phase)
             found.add(code.of(parse_spec(spec), measure, task, preset, impl))
         except LongAtlasError:
             continue
@@ -125,9 +124,14 @@ def _roots(measure: str) -> tuple[str, ...]:
     return (ROOTS[measure],)
 
 
+def _formulas(measure: str) -> tuple[str, ...]:
+    """The formulas on a card that become rows of a measure, or that are checked."""
+    return MEASURES[measure].formulas if measure in MEASURES else ("flops", "state_size") if measure == "verify" else ()
+
+
 def _called(method: Method, measure: str, impl: str = "") -> list[Callable[..., Any]]:
     """A method's functions that a measure calls; formulas of operations become rows of a timing."""
-    formulas = [getattr(method, name) for name in FORMULAS.get(measure, ())]
+    formulas = [getattr(method, name) for name in _formulas(measure)]
     peer = method.peers.get(impl.removeprefix(PEER)) if impl.startswith(PEER) else None
     others = [*formulas, peer.build if peer else None]
     return [*method.fills.values(), *(function for function in others if function is not None)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import wraps
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -12,12 +13,10 @@ import torch
 from longatlas import identity
 from longatlas.errors import LongAtlasError, UnsupportedError
 from longatlas.measure import gate
-from longatlas.measure.memory import memory_of
 from longatlas.measure.roofline import Peaks, machine_peaks
 from longatlas.measure.rows import Answer, checked, failure, is_out_of_memory
 from longatlas.measure.timed import TimedCell
 from longatlas.tasks.estimate import seconds
-from longatlas.tasks.session import quality_of
 
 
 def answered(method: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -48,13 +47,13 @@ class Bench:
         self.device = "cpu"
 
     @answered
-    def measure(self, cell: dict[str, Any], cache: str) -> Answer:
-        """All rows of a memory or quality cell; `cache` is the folder of trained hosts."""
+    def measure(self, cell: dict[str, Any], cache: str, function: str) -> Answer:
+        """All rows of a cell, from the function of its measure; `cache` is the folder of trained hosts."""
         verdict = self._begin(cell)
         if verdict.red:
             return {"rows": [failure("incorrect", verdict.red)]}
         start = time.perf_counter()
-        rows = memory_of(cell) if cell["measure"] == "memory" else quality_of(cell, cache)
+        rows = resolve_name(function)(cell, cache)
         return {"rows": checked(rows), "work": time.perf_counter() - start}
 
     @answered
@@ -68,13 +67,13 @@ class Bench:
         return {"peaks": machine_peaks(device, dtype, threads).to_dict()}
 
     @answered
-    def prepare(self, cell: dict[str, Any], peaks: dict[str, float] | None = None) -> Answer:
-        """Build a speed cell and make its first call; rows when it cannot be timed."""
+    def prepare(self, cell: dict[str, Any], function: str, peaks: dict[str, float] | None = None) -> Answer:
+        """Build a cell that is timed, from the class of its measure, and make its first call; rows when it fails."""
         verdict = self._begin(cell)
         if verdict.red:
             return {"rows": [failure("incorrect", verdict.red)]}
         start = time.perf_counter()
-        self._timed = TimedCell(cell, verdict, Peaks.from_dict(peaks) if peaks else None)
+        self._timed = resolve_name(function)(cell, verdict, Peaks.from_dict(peaks) if peaks else None)
         return {"work": time.perf_counter() - start}
 
     @answered

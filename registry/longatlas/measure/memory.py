@@ -26,8 +26,8 @@ from longatlas.measure.live_bytes import LiveBytes
 Row = dict[str, Any]
 
 
-def memory_of(cell: dict[str, Any]) -> list[Row]:
-    """All rows of a memory cell (a mapping of its fields)."""
+def memory_of(cell: dict[str, Any], cache: str = "") -> list[Row]:
+    """All rows of a memory cell (a mapping of its fields); it needs no trained hosts."""
     return memory_rows(build(cell), cell["phase"], cell["T"], cell["device"])
 
 
