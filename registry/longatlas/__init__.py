@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from longatlas.decoder.config import DecoderConfig
     from longatlas.decoder.decoder import Decoder
     from longatlas.decoder.operation import operation
+    from longatlas.decoder.projected import ProjectedMixer
     from longatlas.harness.plan import Plan
     from longatlas.harness.running import run
     from longatlas.store import Store
@@ -37,6 +38,7 @@ __all__ = [
     "Peer",
     "Plan",
     "Position",
+    "ProjectedMixer",
     "Prompt",
     "Seen",
     "Store",
@@ -58,6 +60,7 @@ __getattr__ = lazy_exports(
         "parse_spec": ".combination",
         "DecoderConfig": ".decoder.config",
         "Decoder": ".decoder.decoder",
+        "ProjectedMixer": ".decoder.projected",
         "operation": ".decoder.operation",
         "Plan": ".harness.plan",
         "run": ".harness.running",

@@ -118,8 +118,8 @@ def test_empty_input():
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"k": torch.zeros(2, 7, 3, 8)}, r"k \[2, 7, 3, 8\].*expected q, k \[B, T, H, D\]"),
-        ({"v": torch.zeros(2, 8, 3)}, r"v \[2, 8, 3\].*expected"),
+        ({"k": torch.zeros(2, 7, 3, 8)}, r"k has shape \[2, 7, 3, 8\]; it must be \[B, T, H, D\] = \[2, 8, 3, 8\]"),
+        ({"v": torch.zeros(2, 8, 3)}, r"v has shape \[2, 8, 3\]; it must be \[B, T, H, E\] = \[2, 8, 3, E\]"),
         ({"initial_state": LinearState(torch.zeros(1), torch.zeros(1))}, "initial_state.memory has shape"),
         ({"impl": "cuda"}, "impl is 'cuda'; it must be one of auto, torch, reference"),
     ],

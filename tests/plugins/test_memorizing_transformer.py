@@ -151,7 +151,10 @@ def test_bad_input_is_named():
     for bad, word in [
         ({"impl": "cuda"}, "impl is 'cuda'.*auto, torch, reference"),
         ({"top_k": 0}, "top_k is 0"),
-        ({"initial_state": state, "memory_size": 7}, "memory_k holds 20 tokens.*must hold 7"),
+        (
+            {"initial_state": state, "memory_size": 7},
+            r"memory_k has shape \[2, 20, .*must be .* = \[2, 7, ",
+        ),
     ]:
         with pytest.raises(ValueError, match=word):
             memorizing_attention(q, k, v, scale, gate, **{**SETTINGS, **bad})

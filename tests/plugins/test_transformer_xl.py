@@ -179,12 +179,12 @@ def test_nothing_of_size_queries_times_keys():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"q": torch.zeros(2, 3, 4)}, "q is"),
+        ({"q": torch.zeros(2, 3, 4)}, "q has shape"),
         ({"k": torch.zeros(1, 2, 2, 4), "v": torch.zeros(1, 2, 2, 4)}, "k holds 2 keys for 3 queries"),
-        ({"k": torch.zeros(1, 5, 2, 6)}, "k is"),
-        ({"v": torch.zeros(1, 4, 2, 4)}, "v is"),
+        ({"k": torch.zeros(1, 5, 2, 6)}, "k has shape"),
+        ({"v": torch.zeros(1, 4, 2, 4)}, "v has shape"),
         ({"rel_k": torch.zeros(4, 2, 4)}, "rel_k has 4 rows"),
-        ({"rel_k": torch.zeros(5, 4)}, "rel_k is"),
+        ({"rel_k": torch.zeros(5, 4)}, "rel_k has shape"),
         ({"content_bias": torch.zeros(4)}, "content_bias"),
         ({"position_bias": torch.zeros(4, 2)}, "position_bias"),
         ({"window": 0}, "window is 0"),

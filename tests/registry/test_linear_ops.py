@@ -161,8 +161,8 @@ def test_memory_grows_linearly_to_70000_tokens():
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda q, k, v, d, s: (q, k[:, :3], v, d, s, 64), "expected q, k"),
-        (lambda q, k, v, d, s: (q, k, v[:, :, :1], d, s, 64), "expected q, k"),
+        (lambda q, k, v, d, s: (q, k[:, :3], v, d, s, 64), "k has shape"),
+        (lambda q, k, v, d, s: (q, k, v[:, :, :1], d, s, 64), "v has shape"),
         (lambda q, k, v, d, s: (q, k, v, d[:1], s, 64), "decay has shape"),
         (lambda q, k, v, d, s: (q, k, v, d, s[:1], 64), "initial_state has shape"),
         (lambda q, k, v, d, s: (q, k, v, d, s, 0), "chunk is 0"),

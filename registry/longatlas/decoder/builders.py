@@ -11,6 +11,7 @@ from longatlas.cards import PEER
 from longatlas.combination import Combination, call_with_options
 from longatlas.decoder import defaults
 from longatlas.decoder.config import DecoderConfig
+from longatlas.decoder.projected import ProjectedMixer
 from longatlas.decoder.slot_mixer import SlotMixer, SlotOperation, adopt
 from longatlas.errors import LongAtlasError
 from longatlas.ops import frequencies_of, rotary_embedding
@@ -74,7 +75,7 @@ class Builders:
 
 def takes_here(mixer: nn.Module) -> bool:
     """Whether a mixer asks where its call stands."""
-    return names(mixer.forward, "here")
+    return names(mixer.mix if isinstance(mixer, ProjectedMixer) else mixer.forward, "here")
 
 
 def _rotating(position: Position, config: DecoderConfig) -> Position:

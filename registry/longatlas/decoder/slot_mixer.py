@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from longatlas.decoder.config import DecoderConfig
+from longatlas.decoder.projected import ProjectedMixer
 from longatlas.errors import UnsupportedError
 from longatlas.ops import blockwise_attention
+from longatlas.ops.arguments import repeated
 from longatlas.slots import Attention, Here, Memory, Position, Seen, Where
 
 
@@ -68,9 +70,7 @@ class SlotOperation(nn.Module):
                     "its attention does not go by keys that are hidden by row (Attention(by_row=True)); read rows of "
                     "one length, or use a batch of 1"
                 )
-            groups = q.shape[2] // k.shape[2]
-            if groups > 1:
-                k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
+            k, v = repeated(q.shape[2], k, v)
             o: Tensor = self.attention.forward(q, k, v, where)
             return o
         mixed: Tensor = blockwise_attention(
@@ -87,22 +87,15 @@ class SlotOperation(nn.Module):
         return mixed
 
 
-class SlotMixer(nn.Module):
+class SlotMixer(ProjectedMixer):
     """qkv > SlotOperation > out; its state is what the memory keeps."""
 
     def __init__(self, config: DecoderConfig, operation: SlotOperation) -> None:
-        super().__init__()
-        self.n_heads, self.kv_heads, self.head_size = config.n_heads, config.kv_heads, config.head_size
-        self.q = nn.Linear(config.d_model, config.width, bias=False)
-        self.k = nn.Linear(config.d_model, config.kv_heads * config.head_size, bias=False)
-        self.v = nn.Linear(config.d_model, config.kv_heads * config.head_size, bias=False)
-        self.out = nn.Linear(config.width, config.d_model, bias=False)
+        super().__init__(config)
         self.operation = operation
 
-    def forward(self, x: Tensor, state: Any, here: Here) -> tuple[Tensor, Any]:
-        q, k, v = (project(x).unflatten(2, (-1, self.head_size)) for project in (self.q, self.k, self.v))
-        o, past = self.operation.mix(q, k, v, state, here)
-        return self.out(o.flatten(2)), past
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, state: Any, here: Here) -> tuple[Tensor, Any]:
+        return self.operation.mix(q, k, v, state, here)
 
 
 def adopt(module: nn.Module, name: str, functions: Iterable[Any]) -> None:

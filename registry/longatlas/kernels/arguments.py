@@ -11,6 +11,7 @@ from torch import Tensor
 from longatlas.errors import LongAtlasError
 from longatlas.kernels.launching import is_recording
 from longatlas.kernels.limits import DTYPES, HEAD_STEP, LARGEST_HEAD, fits
+from longatlas.ops.arguments import check_same_device
 
 KERNEL_DTYPES = tuple(getattr(torch, name) for name in DTYPES)
 
@@ -31,21 +32,6 @@ def obstacle(**tensors: Tensor) -> str:
         f"{name} has head size {t.shape[3]}" for name, t in tensors.items() if t.ndim == 4 and not fits(t.shape[3])
     )
     return next(misfits, "")
-
-
-def check_tensors(**arguments: object) -> None:
-    """Each is a tensor."""
-    for name, argument in arguments.items():
-        if not isinstance(argument, Tensor):
-            raise LongAtlasError(f"{name} is a {type(argument).__name__}; it must be a torch.Tensor")
-
-
-def check_same_device(**tensors: Tensor) -> None:
-    """All on the device of the first."""
-    (name, first), *rest = tensors.items()
-    for other, tensor in rest:
-        if tensor.device != first.device:
-            raise LongAtlasError(f"{other} is on {tensor.device}; it must be on {name}'s device, {first.device}")
 
 
 def check_device(**tensors: Tensor) -> None:

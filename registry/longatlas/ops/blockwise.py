@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from longatlas.errors import LongAtlasError
 from longatlas.ops import masks
+from longatlas.ops.arguments import check_qkv, repeated
 from longatlas.ops.layout import Block, Positions, is_range, layout
 from longatlas.ops.masks import indices
 from longatlas.ops.merging import log_sum_exp, masked_softmax
@@ -70,7 +71,7 @@ def blockwise_attention(
 
     Raises LongAtlasError where shapes, positions, `block_size` or `impl` do not fit.
     """
-    _check_shapes(q, k, v)
+    check_qkv(q, k, v, grouped=True, keys="S")
     if impl not in IMPLS or block_size < 1:
         raise LongAtlasError(
             f"impl is {impl!r}, block_size {block_size}; impl must be one of {', '.join(IMPLS)}, block_size at least 1"
@@ -97,9 +98,7 @@ def blockwise_attention(
     if queries == 0 or keys == 0:
         empty = q.new_zeros(*q.shape[:3], v.shape[3])
         return (empty, empty.new_full(q.shape[:3], -torch.inf)) if return_lse else empty
-    groups = q.shape[2] // k.shape[2]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
+    k, v = repeated(q.shape[2], k, v)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # [B, H, T, D]
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     mods = Mods(mask_mod or causal, score_mod, return_lse)
@@ -123,15 +122,6 @@ def _is_fused(mods: Mods, positions: Positions) -> bool:
     if len(positions.q) == 1:
         return bool((positions.k <= positions.q).all())
     return positions.ranges and len(positions.q) == len(positions.k) and bool(positions.q[0] == positions.k[0])
-
-
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
-    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
-    if not q.ndim == k.ndim == v.ndim == 4:
-        raise LongAtlasError(f"{shapes}: expected q [B, T, H, D], k [B, S, Hkv, D], v [B, S, Hkv, E]")
-    same = q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3] and k.shape[:3] == v.shape[:3]
-    if not same or q.shape[2] % k.shape[2]:
-        raise LongAtlasError(f"{shapes}: batch, key length, D and heads must agree, and H must be a multiple of Hkv")
 
 
 def _check_positions(q: Tensor, k: Tensor, q_positions: Tensor, k_positions: Tensor, visible: Tensor | None) -> None:

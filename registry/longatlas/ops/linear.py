@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from longatlas.errors import LongAtlasError
+from longatlas.ops.arguments import check_positive, check_qkv, check_shape
 from longatlas.ops.pages import with_huge_pages
 
 # Elements of q in a superchunk, over all batches and heads: on a CPU what is worked on at once should stay in
@@ -75,17 +75,13 @@ def chunked_linear_attention(
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, initial_state: Tensor | None, chunk: int) -> None:
-    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
-    if not (q.ndim == v.ndim == 4 and q.shape == k.shape and q.shape[:3] == v.shape[:3]):
-        raise LongAtlasError(f"{shapes}: expected q, k [B, T, H, D] and v [B, T, H, E]")
+    check_qkv(q, k, v)
     batch, _, heads, size = q.shape
-    if decay is not None and decay.shape != (heads,):
-        raise LongAtlasError(f"decay has shape {list(decay.shape)}; it must be [H] = [{heads}]")
-    want = [batch, heads, size, v.shape[3]]
-    if initial_state is not None and list(initial_state.shape) != want:
-        raise LongAtlasError(f"initial_state has shape {list(initial_state.shape)}; it must be [B, H, D, E] = {want}")
-    if chunk < 1:
-        raise LongAtlasError(f"chunk is {chunk}; it must be at least 1")
+    if decay is not None:
+        check_shape("decay", decay, "H", (heads,))
+    if initial_state is not None:
+        check_shape("initial_state", initial_state, "B H D E", (batch, heads, size, v.shape[3]))
+    check_positive(chunk=chunk)
 
 
 def _step(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, scale: float, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longatlas.ops import masks
+from longatlas.ops.arguments import repeated
 from longatlas.ops.masks import indices
 from longatlas.ops.merging import log_sum_exp, masked_softmax
 from longatlas.slots import MaskMod, ScoreMod
@@ -37,8 +38,7 @@ def dense_attention(
         k_positions = torch.arange(keys, device=q.device)
     if q_positions is None:
         q_positions = torch.arange(keys - queries, keys, device=q.device)
-    groups = q.shape[2] // k.shape[2]
-    k, v = k.repeat_interleave(groups, 2), v.repeat_interleave(groups, 2)
+    k, v = repeated(q.shape[2], k, v)
     scores = torch.einsum("bthd,bshd->bhts", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if score_mod is not None:
         scores = score_mod(scores, *indices(q_positions, k_positions, q.shape[0], q.shape[2]))

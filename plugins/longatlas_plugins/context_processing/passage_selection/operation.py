@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from longatlas import LongAtlasError
+from longatlas.ops.arguments import check_choice, check_positive
 from longatlas_plugins.context_processing.passage_selection import fast, reference
 
 IMPLS = ("auto", "reference", "torch")
@@ -33,8 +34,7 @@ def select_passages(
     check_sizes(query_len, chunk_len, budget, ngram)
     if tokens.ndim != 2 or tokens.is_floating_point():
         raise LongAtlasError(f"tokens are {tokens.dtype} {list(tokens.shape)}; give integers [B, T]")
-    if impl not in IMPLS:
-        raise LongAtlasError(f"impl is '{impl}'; it must be one of {', '.join(IMPLS)}")
+    check_choice("impl", impl, IMPLS)
     if tokens.shape[1] <= budget:
         return tokens
     select = reference.select if impl == "reference" else fast.select
@@ -43,9 +43,7 @@ def select_passages(
 
 def check_sizes(query_len: int, chunk_len: int, budget: int, ngram: int) -> None:
     """Raise LongAtlasError unless a query and a passage fit the budget and an n-gram fits both."""
-    for name, value in (("query_len", query_len), ("chunk_len", chunk_len), ("ngram", ngram)):
-        if value < 1:
-            raise LongAtlasError(f"{name} is {value}; it must be at least 1")
+    check_positive(query_len=query_len, chunk_len=chunk_len, ngram=ngram)
     if budget < query_len + chunk_len:
         raise LongAtlasError(
             f"budget is {budget}; it must hold the query and a passage, {query_len} + {chunk_len} tokens"

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from longatlas import LongAtlasError
-from longatlas.kernels import check_contiguous, check_device, check_dtype, check_head_size, check_same_device
+from longatlas.kernels import check_contiguous, check_device, check_dtype, check_head_size
+from longatlas.ops.arguments import check_dtypes, check_qkv, check_same_device, check_shape, check_state_dtype
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int32, torch.int64)
 
 _checked: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -19,14 +19,16 @@ def check_arguments(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor, initial_state: Tensor | None, sequences: int | None
 ) -> None:
     """`sequences` is the number of packed sequences, None without cu_seqlens. Raises LongAtlasError."""
-    _check_shapes(q, k, v, decay)
+    check_qkv(q, k, v)
+    check_shape("decay", decay, "H", q.shape[2:3])
     tensors = {"k": k, "v": v, "decay": decay}
     if initial_state is not None:
         tensors["initial_state"] = initial_state
-        rows = q.shape[0] if sequences is None else sequences
-        _check_state(initial_state, q, [rows, q.shape[2], q.shape[3], v.shape[3]], sequences)
+        rows, symbols = (q.shape[0], "B H D E") if sequences is None else (sequences, "n H D E")
+        check_shape("initial_state", initial_state, symbols, (rows, *q.shape[2:], v.shape[3]))
+        check_state_dtype("initial_state", initial_state, q)
     check_same_device(q=q, **tensors)
-    _check_dtypes(q, k, v)
+    check_dtypes(q=q, k=k, v=v)
 
 
 def check_rates(decay: Tensor) -> None:
@@ -75,32 +77,3 @@ def check_for_kernels(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, initial_st
             "decay requires a gradient; impl='triton' gives none, because the paper's rates are fixed: pass "
             "decay.detach() or choose impl='torch'"
         )
-
-
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> None:
-    if q.ndim != 4:
-        raise LongAtlasError(f"q has shape {list(q.shape)}; it must be [B, T, H, D]")
-    if k.shape != q.shape:
-        raise LongAtlasError(f"k has shape {list(k.shape)}; it must be q's [B, T, H, D] = {list(q.shape)}")
-    if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
-        rows = ", ".join(str(n) for n in q.shape[:3])
-        raise LongAtlasError(f"v has shape {list(v.shape)}; it must be [B, T, H, E] = [{rows}, E]")
-    if decay.shape != q.shape[2:3]:
-        raise LongAtlasError(f"decay has shape {list(decay.shape)}; it must be [H] = [{q.shape[2]}]")
-
-
-def _check_state(state: Tensor, q: Tensor, shape: list[int], sequences: int | None) -> None:
-    rows = "B" if sequences is None else "n"
-    if list(state.shape) != shape:
-        raise LongAtlasError(f"initial_state has shape {list(state.shape)}; it must be [{rows}, H, D, E] = {shape}")
-    wide = torch.promote_types(q.dtype, torch.float32)
-    if state.dtype != wide:
-        raise LongAtlasError(f"initial_state has dtype {state.dtype}; with q in {q.dtype} it must be {wide}")
-
-
-def _check_dtypes(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if q.dtype not in DTYPES:
-        raise LongAtlasError(f"q has dtype {q.dtype}; it must be one of {', '.join(map(str, DTYPES))}")
-    for name, tensor in (("k", k), ("v", v)):
-        if tensor.dtype != q.dtype:
-            raise LongAtlasError(f"{name} has dtype {tensor.dtype}; it must be q's, {q.dtype}")

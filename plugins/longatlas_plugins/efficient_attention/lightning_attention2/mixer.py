@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from longatlas import DecoderConfig
+from longatlas import DecoderConfig, ProjectedMixer
+from longatlas.ops.arguments import repeated
 from longatlas_plugins.efficient_attention.lightning_attention2.decay import decay_slopes
 from longatlas_plugins.efficient_attention.lightning_attention2.operation import lightning_attention
 
@@ -20,7 +21,7 @@ class LightningState(NamedTuple):
     kv: Tensor
 
 
-class LightningMixer(nn.Module):
+class LightningMixer(ProjectedMixer):
     """SiLU(q), SiLU(k), v > lightning attention > RMSNorm > sigmoid gate > out.
 
     decay  rates [H], a buffer; it stays in fp32 in a module of lower precision
@@ -29,28 +30,25 @@ class LightningMixer(nn.Module):
     decay: Tensor
 
     def __init__(self, config: DecoderConfig, *, decay: str, impl: str) -> None:
-        super().__init__()
-        self.heads, self.head_size = config.n_heads, config.head_size
-        self.q = nn.Linear(config.d_model, self.heads * self.head_size, bias=False)
-        self.k = nn.Linear(config.d_model, config.kv_heads * self.head_size, bias=False)
-        self.v = nn.Linear(config.d_model, config.kv_heads * self.head_size, bias=False)
-        self.gate = nn.Linear(config.d_model, self.heads * self.head_size, bias=False)
-        self.norm = nn.RMSNorm(self.heads * self.head_size, eps=1e-6)
-        self.out = nn.Linear(self.heads * self.head_size, config.d_model, bias=False)
-        rates = decay_slopes(self.heads, config.layer, config.n_layers, kind=decay)
+        super().__init__(config, out=False)
+        self.gate = nn.Linear(config.d_model, config.width, bias=False)
+        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.out = self.projection_out(config)
+        rates = decay_slopes(self.n_heads, config.layer, config.n_layers, kind=decay)
         self.register_buffer("decay", rates)
         self.impl = impl
 
-    def forward(self, x: Tensor, state: LightningState | None = None) -> tuple[Tensor, LightningState]:
-        """x [B, T, d_model] -> y [B, T, d_model] and the state after the last token."""
-        q, k, v = (project(x).unflatten(2, (-1, self.head_size)) for project in (self.q, self.k, self.v))
-        o, state = self.mix(functional.silu(q), functional.silu(k), v, state)
-        return self.out(self.norm(o.flatten(2)) * torch.sigmoid(self.gate(x))), state
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().project(x)
+        return functional.silu(q), functional.silu(k), v
+
+    def finish(self, o: Tensor, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.norm(o.flatten(2)) * torch.sigmoid(self.gate(x)))
+        return y
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, state: LightningState | None) -> tuple[Tensor, LightningState]:
         """q [B, T, H, D]; k, v [B, T, Hkv, D] -> o [B, T, H, D]; fewer heads of k and v are repeated."""
-        if k.shape[2] != self.heads:
-            k, v = (x.repeat_interleave(self.heads // x.shape[2], 2) for x in (k, v))
+        k, v = repeated(self.n_heads, k, v)
         o, kv = self._operate(q, k, v, state.kv if state else None)
         return o, LightningState(kv)
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from longatlas import LongAtlasError
-from longatlas.kernels import check_tensors, obstacle
+from longatlas.kernels import obstacle
 from longatlas.ops import chunked_linear_attention, recurrent_linear_attention
+from longatlas.ops.arguments import check_choice, check_tensors
 from longatlas_plugins.efficient_attention.lightning_attention2.arguments import (
     check_arguments,
     check_for_kernels,
@@ -60,8 +61,8 @@ def lightning_attention(
 
     Raises LongAtlasError (a ValueError) that names the argument whose shape, dtype, device or value is wrong.
     """
-    _check_choice("impl", impl, ("auto", "triton", *IMPLS))
-    _check_choice("schedule", schedule, SCHEDULES)
+    check_choice("impl", impl, ("auto", "triton", *IMPLS))
+    check_choice("schedule", schedule, SCHEDULES)
     optional = {"initial_state": initial_state, "cu_seqlens": cu_seqlens}
     check_tensors(q=q, k=k, v=v, decay=decay, **{name: x for name, x in optional.items() if x is not None})
     sequences = None if cu_seqlens is None else count_sequences(cu_seqlens, q)
@@ -87,7 +88,7 @@ def lightning_decode_(
 
     Raises LongAtlasError as lightning_attention does, and for more than one token.
     """
-    _check_choice("impl", impl, ("auto", "triton", *IMPLS))
+    check_choice("impl", impl, ("auto", "triton", *IMPLS))
     check_tensors(q=q, k=k, v=v, decay=decay, state=state)
     check_arguments(q, k, v, decay, state, None)
     if q.shape[1] != 1:
@@ -111,11 +112,6 @@ def chosen_impl(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> str:
     """What impl="auto" stands for with these arguments: "triton" or "torch"."""
     takes = q.is_cuda and not obstacle(q=q, k=k, v=v) and not (decay.requires_grad and torch.is_grad_enabled())
     return "triton" if takes and q.is_contiguous() and k.is_contiguous() and v.is_contiguous() else "torch"
-
-
-def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
-    if given not in allowed:
-        raise LongAtlasError(f"{name} is {given!r}; it must be one of {', '.join(allowed)}")
 
 
 def _triton(

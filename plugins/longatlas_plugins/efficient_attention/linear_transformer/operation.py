@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from longatlas import LongAtlasError
+from longatlas.ops.arguments import check_choice, check_qkv, check_shape
 from longatlas_plugins.efficient_attention.linear_transformer.fast import linear_attention_torch
 from longatlas_plugins.efficient_attention.linear_transformer.reference import linear_attention_reference
 from longatlas_plugins.efficient_attention.linear_transformer.state import LinearState
@@ -34,22 +34,15 @@ def linear_attention(
 
     Raises LongAtlasError (a ValueError) for shapes that do not fit and for an unknown impl.
     """
-    if impl not in ("auto", *IMPLS):
-        raise LongAtlasError(f"impl is {impl!r}; it must be one of auto, {', '.join(IMPLS)}")
+    check_choice("impl", impl, ("auto", *IMPLS))
     _check(q, k, v, initial_state)
     o, state = IMPLS["torch" if impl == "auto" else impl](q, k, v, initial_state)
     return o, state if output_final_state else None
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, state: LinearState | None) -> None:
-    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
-    if not (q.ndim == v.ndim == 4 and q.shape == k.shape and q.shape[:3] == v.shape[:3]):
-        raise LongAtlasError(f"{shapes}: expected q, k [B, T, H, D] and v [B, T, H, E]")
-    if state is None:
-        return
-    batch, _, heads, size = q.shape
-    allowed = {"memory": [batch, heads, size, v.shape[3]], "norm": [batch, heads, size]}
-    for name, shape in allowed.items():
-        given = list(getattr(state, name).shape)
-        if given != shape:
-            raise LongAtlasError(f"initial_state.{name} has shape {given}; it must be {shape}")
+    check_qkv(q, k, v)
+    if state is not None:
+        batch, _, heads, size = q.shape
+        check_shape("initial_state.memory", state.memory, "B H D E", (batch, heads, size, v.shape[3]))
+        check_shape("initial_state.norm", state.norm, "B H D", (batch, heads, size))

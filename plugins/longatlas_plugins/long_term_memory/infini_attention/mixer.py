@@ -7,14 +7,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from longatlas import DecoderConfig, Here
+from longatlas import DecoderConfig, Here, ProjectedMixer
 from longatlas.ops.segments import check_segments
 from longatlas.slots import Rotate
 from longatlas_plugins.long_term_memory.infini_attention.operation import infini_attention
 from longatlas_plugins.long_term_memory.infini_attention.state import Carried, InfiniState, empty_state
 
 
-class InfiniMixer(nn.Module):
+class InfiniMixer(ProjectedMixer):
     """qkv > Infini-attention > out.
 
     gate  β [H], one scalar per head, 0 at the start: half memory, half local attention
@@ -30,22 +30,11 @@ class InfiniMixer(nn.Module):
         rotate: Rotate | None,
         impl: str,
     ) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_size = config.n_heads, config.kv_heads, config.head_size
-        self.q = nn.Linear(config.d_model, self.heads * self.head_size, bias=False)
-        self.k = nn.Linear(config.d_model, self.kv_heads * self.head_size, bias=False)
-        self.v = nn.Linear(config.d_model, self.kv_heads * self.head_size, bias=False)
-        self.out = nn.Linear(self.heads * self.head_size, config.d_model, bias=False)
-        self.gate = nn.Parameter(torch.zeros(self.heads))
+        super().__init__(config)
+        self.gate = nn.Parameter(torch.zeros(self.n_heads))
         self.rotate = rotate
         self.segment_len, self.update, self.first_segment = segment_len, update, first_segment
         self.impl = impl
-
-    def forward(self, x: Tensor, state: Carried | None, here: Here) -> tuple[Tensor, Carried]:
-        """x [B, T, d_model] -> y [B, T, d_model] and the state after the last token."""
-        q, k, v = (project(x).unflatten(2, (-1, self.head_size)) for project in (self.q, self.k, self.v))
-        o, state = self.mix(q, k, v, state, here)
-        return self.out(o.flatten(2)), state
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, state: Carried | None, here: Here) -> tuple[Tensor, Carried]:
         """q [B, T, H, D]; k, v [B, T, Hkv, D] before rotation -> o [B, T, H, D]"""

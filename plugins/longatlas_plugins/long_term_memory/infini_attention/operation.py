@@ -13,9 +13,17 @@ from longatlas.kernels import (
     check_device,
     check_dtype,
     check_head_size,
-    check_same_device,
-    check_tensors,
     obstacle,
+)
+from longatlas.ops.arguments import (
+    check_choice,
+    check_dtypes,
+    check_positive,
+    check_qkv,
+    check_same_device,
+    check_shape,
+    check_state_dtype,
+    check_tensors,
 )
 from longatlas.slots import Rotate
 from longatlas_plugins.long_term_memory.infini_attention.fast import infini_attention_torch
@@ -59,14 +67,14 @@ def infini_attention(
 
     Raises LongAtlasError (a ValueError) for shapes and dtypes that do not fit and for names that are not allowed.
     """
-    _check_choice("update", update, ("linear", "delta"))
-    _check_choice("first_segment", first_segment, ("local", "gated"))
-    _check_choice("impl", impl, ("auto", "triton", *IMPLS))
-    if not isinstance(segment_len, int) or segment_len < 1:
-        raise LongAtlasError(f"segment_len is {segment_len!r}; it must be an integer, at least 1")
-    check_tensors(q=q, k=k, v=v, gate=gate)
-    _check_shapes(q, k, v, gate)
-    _check_dtypes(q, k, v)
+    check_choice("update", update, ("linear", "delta"))
+    check_choice("first_segment", first_segment, ("local", "gated"))
+    check_choice("impl", impl, ("auto", "triton", *IMPLS))
+    check_positive(segment_len=segment_len)
+    check_tensors(gate=gate)
+    check_qkv(q, k, v, grouped=True)
+    check_shape("gate", gate, "H", q.shape[2:3])
+    check_dtypes(q=q, k=k, v=v)
     state = empty_state(k, v) if initial_state is None else initial_state
     _check_state(state, k, v, segment_len)
     check_same_device(q=q, k=k, v=v, gate=gate, **_state_tensors(state))
@@ -121,51 +129,17 @@ def _state_tensors(state: InfiniState) -> dict[str, Tensor]:
     return {f"initial_state.{name}": getattr(state, name) for name in ("memory", "norm", "k", "v")}
 
 
-def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
-    if given not in allowed:
-        raise LongAtlasError(f"{name} is {given!r}; it must be one of {', '.join(allowed)}")
-
-
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> None:
-    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
-    if not q.ndim == k.ndim == v.ndim == 4:
-        raise LongAtlasError(f"{shapes}: expected q [B, T, H, D], k [B, T, Hkv, D], v [B, T, Hkv, E]")
-    if q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
-        raise LongAtlasError(f"{shapes}: B, T, the heads of k and v, and the D of q and k must agree")
-    if q.shape[2] % k.shape[2]:
-        raise LongAtlasError(f"{shapes}: q's heads must be a multiple of the heads of k and v")
-    if gate.shape != q.shape[2:3]:
-        raise LongAtlasError(f"gate has shape {list(gate.shape)}; it must be [H] = [{q.shape[2]}]")
-
-
-def _check_dtypes(q: Tensor, k: Tensor, v: Tensor) -> None:
-    if not q.is_floating_point():
-        raise LongAtlasError(f"q has dtype {q.dtype}; it must be a floating-point dtype")
-    for name, tensor in (("k", k), ("v", v)):
-        if tensor.dtype != q.dtype:
-            raise LongAtlasError(f"{name} has dtype {tensor.dtype}; it must be q's, {q.dtype}")
-
-
 def _check_state(state: InfiniState, k: Tensor, v: Tensor, segment_len: int) -> None:
     batch, _, heads, size = k.shape
-    rest = state.position % segment_len
-    expected = {
-        "memory": (batch, heads, size, v.shape[3]),
-        "norm": (batch, heads, size),
-        "k": (batch, rest, heads, size),
-        "v": (batch, rest, heads, v.shape[3]),
+    rest, width = state.position % segment_len, v.shape[3]
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {
+        "memory": ("B Hkv D E", (batch, heads, size, width)),
+        "norm": ("B Hkv D", (batch, heads, size)),
+        "k": ("B R Hkv D", (batch, rest, heads, size)),
+        "v": ("B R Hkv E", (batch, rest, heads, width)),
     }
-    wide = torch.promote_types(k.dtype, torch.float32)
     check_tensors(**_state_tensors(state))
-    for name, shape in expected.items():
-        dtype = wide if name in ("memory", "norm") else k.dtype
-        if getattr(state, name).dtype != dtype:
-            raise LongAtlasError(
-                f"initial_state.{name} has dtype {getattr(state, name).dtype}; with k in {k.dtype} it must be {dtype}"
-            )
-        given = tuple(getattr(state, name).shape)
-        if given != shape:
-            raise LongAtlasError(
-                f"initial_state.{name} has shape {list(given)}; at position {state.position} with "
-                f"segment_len {segment_len} it must be {list(shape)}"
-            )
+    for name, (symbols, sizes) in expected.items():
+        tensor, when = getattr(state, name), f"at position {state.position} with segment_len {segment_len}"
+        check_state_dtype(f"initial_state.{name}", tensor, k, wide=name in ("memory", "norm"))
+        check_shape(f"initial_state.{name}", tensor, symbols, sizes, when)

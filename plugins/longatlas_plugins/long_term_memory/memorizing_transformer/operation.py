@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longatlas.errors import LongAtlasError
+from longatlas.ops.arguments import check_choice, check_dtypes, check_positive, check_qkv, check_shape, check_tensors
 from longatlas.slots import Rotate
 from longatlas_plugins.long_term_memory.memorizing_transformer.fast import memorizing_attention_torch
 from longatlas_plugins.long_term_memory.memorizing_transformer.reference import memorizing_attention_reference
@@ -54,15 +54,16 @@ def memorizing_attention(
 
     Raises LongAtlasError (a ValueError) for shapes that do not fit and for values that are not allowed.
     """
-    if impl not in ("auto", *IMPLS):
-        raise LongAtlasError(f"impl is {impl!r}; it must be one of auto, {', '.join(IMPLS)}")
-    for name, value in (("segment_len", segment_len), ("memory_size", memory_size), ("top_k", top_k)):
-        if not isinstance(value, int) or value < 1:
-            raise LongAtlasError(f"{name} is {value!r}; it must be an integer, at least 1")
-    _check_shapes(q, k, v, scale, gate)
+    check_choice("impl", impl, ("auto", *IMPLS))
+    check_positive(segment_len=segment_len, memory_size=memory_size, top_k=top_k)
+    check_qkv(q, k, v, grouped=True)
+    check_dtypes(q=q, k=k, v=v)
+    for name, given in (("scale", scale), *((("gate", gate),) if gate is not None else ())):
+        check_tensors(**{name: given})
+        check_shape(name, given, "H", q.shape[2:3])
     rule = Rule(segment_len, 0 if gate is None else memory_size, top_k, xl_cache)
     state = empty_state(k, v) if initial_state is None else initial_state
-    _check_state(state, rule)
+    _check_state(state, k, v, rule)
     run = IMPLS["torch" if impl == "auto" else impl]
     # Under autocast the search would run in 16 bits, and its blend with the local attention would not run at all.
     with torch.autocast(q.device.type, enabled=False):
@@ -70,29 +71,12 @@ def memorizing_attention(
     return o, state if output_final_state else None
 
 
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor, scale: Tensor, gate: Tensor | None) -> None:
-    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
-    if not q.ndim == k.ndim == v.ndim == 4:
-        raise LongAtlasError(f"{shapes}: expected q [B, T, H, D], k [B, T, Hkv, D], v [B, T, Hkv, E]")
-    if q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
-        raise LongAtlasError(f"{shapes}: B, T, the heads of k and v, and the D of q and k must agree")
-    if q.shape[2] % k.shape[2]:
-        raise LongAtlasError(f"{shapes}: q's heads must be a multiple of the heads of k and v")
-    for name, given in (("scale", scale), ("gate", gate)):
-        if given is not None and given.shape != q.shape[2:3]:
-            raise LongAtlasError(f"{name} has shape {list(given.shape)}; it must be [H] = [{q.shape[2]}]")
-
-
-def _check_state(state: MemorizingState, rule: Rule) -> None:
+def _check_state(state: MemorizingState, k: Tensor, v: Tensor, rule: Rule) -> None:
+    batch, _, heads, size = k.shape
     whole = state.position - state.position % rule.segment_len
-    expected = {
-        "memory_k": min(whole, rule.memory_size),
-        "k": rule.cached(state.position),
-    }
-    for name, tokens in expected.items():
-        given = getattr(state, name).shape[1]
-        if given != tokens:
-            raise LongAtlasError(
-                f"initial_state.{name} holds {given} tokens; at position {state.position} with these "
-                f"settings it must hold {tokens}"
-            )
+    stored, cached = min(whole, rule.memory_size), rule.cached(state.position)
+    for name, tokens in (("memory_k", stored), ("memory_v", stored), ("k", cached), ("v", cached)):
+        tensor, when = getattr(state, name), f"at position {state.position} with these settings"
+        symbols, width = ("B S Hkv E", v.shape[3]) if name.endswith("v") else ("B S Hkv D", size)
+        check_tensors(**{f"initial_state.{name}": tensor})
+        check_shape(f"initial_state.{name}", tensor, symbols, (batch, tokens, heads, width), when)

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from longatlas import DecoderConfig, Here
+from longatlas import DecoderConfig, Here, ProjectedMixer
 from longatlas.kernels import obstacle
+from longatlas.ops.arguments import repeated
 from longatlas.ops.segments import check_segments
 from longatlas_plugins.long_term_memory.transformer_xl.decode import attend_to_entries
 from longatlas_plugins.long_term_memory.transformer_xl.operation import relative_attention
@@ -41,7 +42,7 @@ class TransformerXLState(NamedTuple):
     entries: Tensor
 
 
-class TransformerXL(nn.Module):
+class TransformerXL(ProjectedMixer):
     """Attention with segment-level recurrence; (x [B, T, d_model], state) -> (y [B, T, d_model], state).
 
     Segments start at multiples of `segment_len` tokens from the beginning of the sequence, wherever calls are
@@ -60,16 +61,10 @@ class TransformerXL(nn.Module):
         cache: str,
         impl: str,
     ) -> None:
-        super().__init__()
-        self.n_heads, self.kv_heads, self.head_size = config.n_heads, config.kv_heads, config.head_size
+        super().__init__(config)
         self.segment_len, self.mem_len, self.clamp_len, self.window = segment_len, mem_len, clamp_len, window
         self.cache, self.impl = cache, impl
         self._kept_rows: tuple[Any, Tensor] | None = None
-        width, kv_width = config.n_heads * config.head_size, config.kv_heads * config.head_size
-        self.q = nn.Linear(config.d_model, width, bias=False)
-        self.k = nn.Linear(config.d_model, kv_width, bias=False)
-        self.v = nn.Linear(config.d_model, kv_width, bias=False)
-        self.out = nn.Linear(width, config.d_model, bias=False)
         self.relative = nn.Parameter(torch.empty(config.n_heads, config.head_size, config.d_model))  # W_R
         self.content_bias = nn.Parameter(torch.empty(config.n_heads, config.head_size))  # u
         self.position_bias = nn.Parameter(torch.empty(config.n_heads, config.head_size))  # v
@@ -191,9 +186,7 @@ class TransformerXL(nn.Module):
     def _attend_group(self, q: Tensor, keys_values: Tensor, rel_k: Tensor) -> Tensor:
         """q [B, L, H, D]; keys_values [B, K, 2 Hkv D]"""
         k, v = self._split(keys_values)
-        if self.kv_heads != self.n_heads:
-            k, v = (x.repeat_interleave(self.n_heads // self.kv_heads, 2) for x in (k, v))
-        return self._operate(q, k, v, rel_k)
+        return self._operate(q, *repeated(self.n_heads, k, v), rel_k)
 
     def _operate(self, q: Tensor, k: Tensor, v: Tensor, rel_k: Tensor) -> Tensor:
         """q [B, L, H, D]; k, v [B, K, H, D], the memory first; rel_k [R, H, D] -> o [B, L, H, D]"""

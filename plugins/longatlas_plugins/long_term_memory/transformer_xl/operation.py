@@ -13,9 +13,16 @@ from longatlas.kernels import (
     check_device,
     check_dtype,
     check_head_size,
-    check_same_device,
-    check_tensors,
     obstacle,
+)
+from longatlas.ops.arguments import (
+    check_choice,
+    check_dtypes,
+    check_floats,
+    check_qkv,
+    check_same_device,
+    check_shape,
+    check_tensors,
 )
 from longatlas_plugins.long_term_memory.transformer_xl import fast, reference
 
@@ -53,22 +60,26 @@ def relative_attention(
     tensors, once: gradients of gradients only with impl="reference".
     Raises ValueError that names the argument. Source: arXiv:1901.02860, section 3.3 and appendix B.
     """
-    if impl not in ("auto", "triton", *IMPLS):
-        raise LongAtlasError(f"impl is '{impl}'; it must be one of auto, triton, {', '.join(IMPLS)}")
+    check_choice("impl", impl, ("auto", "triton", *IMPLS))
     named = {"q": q, "k": k, "v": v, "rel_k": rel_k, "content_bias": content_bias, "position_bias": position_bias}
     check_tensors(**named)
-    _check_shapes(q, k, v)
+    check_qkv(q, k, v, keys="K")
+    if k.shape[1] < q.shape[1]:
+        raise LongAtlasError(
+            f"k holds {k.shape[1]} keys for {q.shape[1]} queries; "
+            "it must hold the memory and then every query's own key"
+        )
     if window is not None and window < 1:
         raise LongAtlasError(f"window is {window}; a query sees at least itself: give 1 or more, or None")
     if clamp_len is not None and clamp_len < 0:
         raise LongAtlasError(f"clamp_len is {clamp_len}; it must be 0 or more, or None for no clamping")
     _check_rows(rel_k, q, k.shape[1], window, clamp_len)
     for name, bias in (("content_bias", content_bias), ("position_bias", position_bias)):
-        if bias.shape != q.shape[2:]:
-            raise LongAtlasError(f"{name} is {list(bias.shape)}; it must be [H, D] = {list(q.shape[2:])}")
+        check_shape(name, bias, "H D", q.shape[2:])
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     tensors = (q, k, v, rel_k, content_bias, position_bias)
-    _check_dtypes(*tensors)
+    check_dtypes(q=q, k=k, v=v)
+    check_floats(rel_k=rel_k, content_bias=content_bias, position_bias=position_bias)
     check_same_device(**named)
     if impl == "auto":
         impl = chosen_impl(q, k, v)
@@ -95,35 +106,8 @@ def _operation(impl: str, q: Tensor, k: Tensor, v: Tensor) -> Callable[..., Tens
     return relative_attention_triton
 
 
-def _check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.ndim != 4:
-            raise LongAtlasError(f"{name} is {list(x.shape)}; it must have 4 dimensions, [B, T, H, D]")
-    if k.shape[0] != q.shape[0] or k.shape[2:] != q.shape[2:]:
-        raise LongAtlasError(f"k is {list(k.shape)}; batch, heads and D must be those of q, {list(q.shape)}")
-    if v.shape[:3] != k.shape[:3]:
-        raise LongAtlasError(f"v is {list(v.shape)}; batch, keys and heads must be those of k, {list(k.shape)}")
-    if k.shape[1] < q.shape[1]:
-        raise LongAtlasError(
-            f"k holds {k.shape[1]} keys for {q.shape[1]} queries; "
-            "it must hold the memory and then every query's own key"
-        )
-
-
-def _check_dtypes(q: Tensor, k: Tensor, v: Tensor, rel_k: Tensor, content_bias: Tensor, position_bias: Tensor) -> None:
-    if not q.is_floating_point():
-        raise LongAtlasError(f"q has dtype {q.dtype}; it must be a floating-point dtype")
-    for name, x in (("k", k), ("v", v)):
-        if x.dtype != q.dtype:
-            raise LongAtlasError(f"{name} has dtype {x.dtype}; it must be q's, {q.dtype}")
-    for name, x in (("rel_k", rel_k), ("content_bias", content_bias), ("position_bias", position_bias)):
-        if not x.is_floating_point():
-            raise LongAtlasError(f"{name} has dtype {x.dtype}; it must be a floating-point dtype")
-
-
 def _check_rows(rel_k: Tensor, q: Tensor, keys: int, window: int | None, clamp_len: int | None) -> None:
-    if rel_k.ndim != 3 or rel_k.shape[1:] != q.shape[2:]:
-        raise LongAtlasError(f"rel_k is {list(rel_k.shape)}; it must be [R, H, D] with [H, D] = {list(q.shape[2:])}")
+    check_shape("rel_k", rel_k, "R H D", (None, *q.shape[2:]))
     needed = min(x for x in (keys, window, None if clamp_len is None else clamp_len + 1) if x is not None)
     if q.shape[1] and rel_k.shape[0] < needed:
         raise LongAtlasError(

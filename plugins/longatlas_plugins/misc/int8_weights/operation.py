@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from longatlas import LongAtlasError
+from longatlas.ops.arguments import check_choice
 from longatlas_plugins.misc.int8_weights import fast, reference
 
 IMPLS = ("auto", "reference", "torch")
@@ -27,8 +28,7 @@ def int8_linear(
     x's precision. `activations=False` quantises none. The gradient reaches x as if nothing were rounded, and
     no other argument. Raises LongAtlasError where shapes or dtypes do not fit.
     """
-    if impl not in IMPLS:
-        raise LongAtlasError(f"impl is '{impl}'; it must be one of {', '.join(IMPLS)}")
+    check_choice("impl", impl, IMPLS)
     if weight.dtype != torch.int8 or weight.ndim != 2 or scale.shape != weight.shape[:1]:
         raise LongAtlasError(
             f"weight is {weight.dtype} {list(weight.shape)} and scale {list(scale.shape)}; "
