@@ -2,7 +2,7 @@
 # make test   ruff, mypy and the tests
 # make nightly  faults planted in the kernels, each of which their tests must find
 # make bench  the ratios of docs/results, and longatlas.bench's comparisons of the demo's methods
-# make gpu    the kernels' tests on this machine's GPU, and their times beside their peers, in $(OUT)/kernels.json
+# make gpu    the kernels' tests on this machine's GPU, and their times beside their peers, as rows in $(OUT)/kernels.json
 # make baseline  measures the baseline that is shipped with the package anew
 # make screenshots  every page of the dashboard in both themes, in build/screenshots, and README's two in docs
 # make picture      README's picture of the demo's results
@@ -35,9 +35,10 @@ bench: $(VENV)/.installed
 # Installs nothing: a machine with a GPU has its own torch and triton.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 OUT ?= build/kernels
+SECONDS_OF_TIMES ?= 170
 gpu:
 	PYTHONPATH=registry:plugins $(GPU_PYTHON) -m pytest tests/kernels -q -p no:cacheprovider -k "not compiled and not measuring"
-	PYTHONPATH=registry:plugins $(GPU_PYTHON) docs/measure_kernels.py --seconds 170 --out $(OUT)
+	PYTHONPATH=registry:plugins $(GPU_PYTHON) -m longatlas.harness.bare docs/kernels.yaml --seconds $(SECONDS_OF_TIMES) --out $(OUT)/kernels.json
 
 baseline: $(VENV)/.installed
 	$(BIN)/longatlas run docs/baseline.yaml --store build/baseline.sqlite

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections import defaultdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -59,27 +60,45 @@ def gpu() -> str:
     return "\n\n".join(gpu_table(json.loads(path.read_text())) for path in GPU)
 
 
-def gpu_table(stored: dict[str, Any]) -> str:
-    ours, others = {}, defaultdict(list)
-    for row in stored["rows"]:
-        if row["status"] == "ok":
-            key = (row["case"], row["phase"])
-            if row["name"] == "triton":
-                ours[key] = row
-            else:
-                others[key].append(row)
+def gpu_table(rows: list[dict[str, Any]]) -> str:
+    """A line per method, shape and phase whose impl triton has a time; others are those of the same shape."""
+    times = {_place(row): row for row in rows if row["metric"] == f"{row['phase']}_ms"}
+    shares: dict[Any, float] = defaultdict(float)  # of the machine's peak that binds: how near the floor
+    for row in rows:
+        if row["metric"] in ("bandwidth_share", "compute_share"):
+            shares[_place(row)] = max(shares[_place(row)], row["value"])
     lines = [
-        f"{stored['device']}, {stored['dtype']}, {stored['date']}, "
-        + ", ".join(f"{name} {version}" for name, version in stored["versions"].items())
-        + ":",
+        f"{_machine(rows[0])}, {rows[0]['dtype']}:",
         "",
-        "| case | phase | ms | of the floor | how many times longer others take |",
-        "| --- | --- | --- | --- | --- |",
+        "| method | shape | phase | ms | of the floor | how many times longer others take |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for (case, phase), row in ours.items():
-        rest = ", ".join(f"{other['name']} {other['times_triton']:.2f}" for other in others[case, phase])
-        lines.append(f"| {case} | {phase} | {1000 * row['median_s']:.3f} | {row['floor_share']:.0%} | {rest} |")
+    for (method, impl, shape, phase), row in times.items():
+        if impl != "triton":
+            continue
+        others = [
+            f"{other_impl if other == method else f'{other} {other_impl}'} {found['value'] / row['value']:.2f}"
+            for (other, other_impl, *place), found in times.items()
+            if place == [shape, phase] and found is not row
+        ]
+        share = shares[method, impl, shape, phase]
+        lines.append(f"| `{method}` | {shape} | {phase} | {row['value']:.3f} | {share:.0%} | {', '.join(others)} |")
     return "\n".join(lines)
+
+
+def _place(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Method, impl, shape and phase, such as ("infini_attention:segment_len=2048", "triton", "B1 T32768 H16 D128")."""
+    case = row["case"]
+    grouped = f" Hkv{case['kv_heads']}" if "kv_heads" in case else ""
+    shape = f"B{case['batch']} T{row['T']} H{case['heads']}{grouped} D{case['head_size']}"
+    return row["method"], row["impl"], shape, row["phase"]
+
+
+def _machine(row: dict[str, Any]) -> str:
+    """What measured, and when."""
+    told = row["versions"]
+    named = [f"{name} {told[name]}" for name in ("driver", "python", "torch", "triton") if told.get(name)]
+    return ", ".join([told.get("gpu") or row["machine"], *named, f"{date.fromtimestamp(row['created']):%Y-%m-%d}"])
 
 
 def filled(text: str) -> str:

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from longatlas.cards import Method, Option, OptionValue
+from longatlas.cards import PEER, Method, Option, OptionValue
 from longatlas.catalog import Catalog, auto_impl, load_catalog, method_status, obstacles
 from longatlas.cli.output import console, print_json, status_text, table
 from longatlas.combination import call_with_options
@@ -100,6 +100,7 @@ def _card(catalog: Catalog, method: Method, leaf: Node) -> dict[str, Any]:
         "paper_address": paper_address(method),
         "family_titles": _titles(catalog, method.family),
         "impls": list(method.impls),
+        "peers": {name: peer.install for name, peer in method.peers.items()},
         "auto_impl": impl,
         "auto_reason": reason,
         "requires": list(method.requires),
@@ -165,6 +166,7 @@ def _card_table(catalog: Catalog, method: Method) -> Table:
         "cost": f"time {method.cost.time}, state {method.cost.state} (claimed)",
         **_formula_rows(method),
         "impls": f"{', '.join(method.impls)}; auto is '{impl}' here: {reason}",
+        "peers": ", ".join(f"{PEER}{name}" for name in method.peers),
         "training": method.training,
         "requires": ", ".join(method.requires),
         "devices": ", ".join(method.devices),

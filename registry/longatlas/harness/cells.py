@@ -22,7 +22,7 @@ from longatlas.measures import MEASURES, Measure, Wanted
 from longatlas.tasks.corpus import corpus_digest
 
 if TYPE_CHECKING:
-    from longatlas.store.writing import Record
+    from longatlas.store.record import Record
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Cell:
 
         told  who measured (longatlas.identity.facts), by its own words; None = this process
         """
-        from longatlas.store.writing import Record
+        from longatlas.store.record import Record
 
         who = told or facts(self.device)
         cell = replace(self, who=counted(who, self.device))

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from longatlas.cards import PEER
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from longatlas.combination import Combination
     from longatlas.yamlfile import Entry
 
-__all__ = ["KEYS", "Plan", "PlanError", "load_plan", "plan_from_values", "plan_from_yaml", "read_key"]
+__all__ = ["KEYS", "Plan", "PlanError", "load_plan", "load_plans", "plan_from_values", "plan_from_yaml", "read_key"]
 
 
 def _key(default: Any, help: str, *, required: bool = False, **more: Any) -> Any:
@@ -264,6 +265,21 @@ def load_plan(path: Path | str) -> Plan:
     return _from_entry(yamlfile.read(Path(path)))
 
 
+def load_plans(path: Path | str) -> list[Plan]:
+    """The plans of a YAML file: those of its list `plans`, with the keys that stand beside it, or its only one.
+
+    Raises LongAtlasError with file, line and what was expected.
+    """
+    from longatlas import yamlfile
+
+    entry = yamlfile.read(Path(path))
+    if not entry.has("plans"):
+        return [_from_entry(entry)]
+    plans, shared = entry.entries("plans"), _values(entry)
+    entry.finish(KEYS)
+    return [_from_entry(each, shared) for each in plans]
+
+
 def plan_from_yaml(text: str, file: str = "plan.yaml") -> Plan:
     """Read a plan from YAML text; `file` names it in errors."""
     from longatlas import yamlfile
@@ -271,8 +287,12 @@ def plan_from_yaml(text: str, file: str = "plan.yaml") -> Plan:
     return _from_entry(yamlfile.parse(text, file))
 
 
-def _from_entry(entry: Entry) -> Plan:
-    values = {key: entry.get(key, object) for key in KEYS if entry.has(key)}
+def _values(entry: Entry) -> dict[str, Any]:
+    return {key: entry.get(key, object) for key in KEYS if entry.has(key)}
+
+
+def _from_entry(entry: Entry, shared: Mapping[str, Any] = MappingProxyType({})) -> Plan:
+    values = {**shared, **_values(entry)}
     entry.finish(KEYS)
     if "methods" not in values:
         raise entry.error("lacks the key 'methods'; expected a list of methods")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
-from scipy.stats import quantile_test
 from torch.utils import benchmark
 
 from longatlas.measure.policies import Policy
@@ -106,6 +107,18 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of the median from order statistics; with fewer than six samples, the range."""
     if len(samples) < FEWEST_FOR_AN_INTERVAL:
         return min(samples), max(samples)
-    # quantile_test gives the widest pair of order statistics that holds the median with 95%, by the binomial law.
-    interval: Any = quantile_test(samples, p=0.5).confidence_interval(0.95)
-    return float(interval.low), float(interval.high)
+    ordered, outside = sorted(samples), _samples_outside(len(samples))
+    return ordered[outside], ordered[-1 - outside]
+
+
+@lru_cache(maxsize=MAX_SAMPLES)
+def _samples_outside(n: int) -> int:
+    """The most samples at each end that can be left out so that the others hold the median with 95%.
+
+    Each sample is below the median with probability 1/2: the binomial law, in whole numbers.
+    """
+    outside, below = 0, 1  # `below` of the 2^n ways leave at most `outside` samples below the median
+    while 40 * (below + math.comb(n, outside + 1)) <= 2**n:
+        outside += 1
+        below += math.comb(n, outside)
+    return outside

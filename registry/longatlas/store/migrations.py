@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from longatlas.measures import MEASURES
+from longatlas.store.record import ROW_DEFAULTS, Record
 from longatlas.store.schema import CELLS, JOBS, META, OLDER, SCHEMA, SCHEMA_VERSION
-from longatlas.store.writing import ROW_DEFAULTS, Record, put
+from longatlas.store.writing import put
 
 
 def migrate(connection: Connection, version: int) -> None:

@@ -18,6 +18,7 @@ from longatlas.columns import JSON_COLUMNS
 from longatlas.errors import LongAtlasError
 from longatlas.store.connection import connect, explain, is_sqlite, set_wal, store_name, store_url
 from longatlas.store.migrations import migrate
+from longatlas.store.record import Record
 from longatlas.store.schema import (
     CELLS,
     FLAT,
@@ -29,7 +30,7 @@ from longatlas.store.schema import (
     SERIES,
     SETTINGS,
 )
-from longatlas.store.writing import Record, put
+from longatlas.store.writing import put
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,9 +14,10 @@ from longatlas.columns import COLUMNS, JSON_COLUMNS, checked, of_tables
 from longatlas.errors import LongAtlasError, unknown_name
 from longatlas.measures import MEASURES
 from longatlas.store.plain import plain_rows
+from longatlas.store.record import Record
 from longatlas.store.schema import CELLS
 from longatlas.store.store import Store
-from longatlas.store.writing import Record, put
+from longatlas.store.writing import put
 from longatlas.words import LEVELS, OK, PHASES, POLICIES
 
 if TYPE_CHECKING:

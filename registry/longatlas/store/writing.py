@@ -4,51 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from longatlas.columns import COLUMNS, REQUIRED, of_tables
+from longatlas.columns import of_tables
+from longatlas.store.record import ROW_DEFAULTS, Record
 from longatlas.store.schema import CELLS, ROWS, SAMPLES, SERIES, SETTINGS
 
 _SETTING, _SERIES = of_tables("settings"), of_tables("series")
-# A worker's row may leave these out.
-ROW_DEFAULTS = {name: COLUMNS[name].default for name in of_tables("rows") if COLUMNS[name].default is not REQUIRED}
-
-
-@dataclass(frozen=True)
-class Record:
-    """A finished cell as the store takes it: what it was, how it was measured, and its rows."""
-
-    key: str
-    method: str
-    options: Mapping[str, Any]
-    impl: str
-    measure: str
-    phase: str
-    level: str
-    policy: str
-    T: int
-    seed: int
-    machine: str
-    device: str
-    dtype: str
-    threads: int
-    case: Mapping[str, Any]
-    source: str
-    versions: Mapping[str, Any]
-    finished: float
-    seconds: float
-    rows: Sequence[Mapping[str, Any]]
-    origin: str = ""
-
-    @property
-    def status(self) -> str:
-        return str(self.rows[0].get("status", "ok"))
 
 
 def canonical(value: Any) -> str:

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 Weights = dict[str, Tensor]
@@ -24,6 +22,8 @@ def path_of(folder: Path | str, name: str, facts: Mapping[str, Any]) -> Path:
 
 def write(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Save weights with their facts. The file appears whole or not at all, also with several writers."""
+    from safetensors.torch import save
+
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     header = {name: json.dumps(value) for name, value in facts.items()}
@@ -38,6 +38,8 @@ def write(path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -
 
 def read(path: Path) -> tuple[Weights, dict[str, Any]] | None:
     """The weights and facts of a host; None when the file is missing, cut short or damaged."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
@@ -50,6 +52,8 @@ def read(path: Path) -> tuple[Weights, dict[str, Any]] | None:
 
 
 def _checksum(weights: Mapping[str, Tensor]) -> str:
+    from safetensors.torch import save
+
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode() + save({"": weights[name]}))
