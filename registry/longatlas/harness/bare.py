@@ -29,6 +29,7 @@ from longatlas.harness.plan import Plan, load_plans
 from longatlas.measure.bench import Bench
 from longatlas.measure.roofline import machine_peaks
 from longatlas.measure.rows import Answer, Row, failure
+from longatlas.measures import MEASURES
 from longatlas.words import CRASH, OK, SKIPPED
 
 ROUNDS = 4  # slices of a timing's budget; cells of a group take them in turns
@@ -109,9 +110,11 @@ def _measured(cells: list[Cell], peaks: dict[str, float]) -> Iterator[tuple[Cell
 
 
 def _first_request(bench: Bench, cell: Cell, peaks: dict[str, float]) -> Callable[[], Answer]:
-    if cell.measure == "speed":
-        return partial(bench.prepare, cell=asdict(cell), peaks=peaks)
-    return partial(bench.measure, cell=asdict(cell), cache="")
+    measure = MEASURES[cell.measure]
+    asked = {"cell": asdict(cell), "function": measure.function}
+    if measure.timed:
+        return partial(bench.prepare, **asked, peaks=peaks)
+    return partial(bench.measure, **asked, cache="")
 
 
 def _rows_of(ask: Callable[[], Answer]) -> list[Row]:
