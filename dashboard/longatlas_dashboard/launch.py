@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from longatlas.harness.workers.family import end_with_parent
+from longatlas.processes import end_with_parent
 from longatlas_dashboard import theme
 
 ENTRY = Path(__file__).with_name("app.py")

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from longatlas.catalog import load_catalog, obstacles
 from longatlas.cli.output import console, print_json, table
 from longatlas.errors import LongAtlasError
-from longatlas.harness.workers.family import adopt_orphans, end_with_parent, kill_descendants
+from longatlas.processes import adopt_orphans, end_with_parent, kill_descendants
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

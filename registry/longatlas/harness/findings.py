@@ -15,9 +15,9 @@ from typing import Any
 from longatlas.combination import Combination, parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.footprint import TABLE
-from longatlas.harness.workers.family import END_SECONDS
 from longatlas.harness.workers.keeper import kept as with_keeper
 from longatlas.identity import Code, counted, facts
+from longatlas.processes import END_SECONDS
 from longatlas.store import Store
 
 # kind -> the seconds that the command of that name may take for a method. All print a list as JSON; `footprint` is of

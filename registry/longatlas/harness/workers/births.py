@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from typing import Any, Protocol
 
-from longatlas.harness.workers.family import END_SECONDS
+from longatlas.processes import END_SECONDS
 
 STARTUP_SECONDS = 120.0
 

@@ -13,7 +13,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from longatlas.harness.workers.family import adopt_orphans, end_with_parent, kill_descendants
+from longatlas.processes import adopt_orphans, end_with_parent, kill_descendants
 
 
 def kept(command: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from longatlas.harness.workers.family import adopt_orphans, kill_descendants
+from longatlas.processes import adopt_orphans, kill_descendants
 
 MOST = 4096  # bytes of a request
 

@@ -22,9 +22,9 @@ Answer = dict[str, Any]
 
 def main(descriptor: int, memory_gib: float) -> None:
     """Serve requests until the socket closes."""
-    from longatlas.harness.workers.family import end_with_parent
     from longatlas.harness.workers.limits import limit
     from longatlas.measure.bench import Bench
+    from longatlas.processes import end_with_parent
 
     os.setpgid(0, 0)
     end_with_parent(signal.SIGKILL)

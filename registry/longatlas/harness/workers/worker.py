@@ -17,9 +17,9 @@ import psutil
 from longatlas.errors import is_about_memory
 from longatlas.harness.slot_lock import StoppedError
 from longatlas.harness.workers.births import Births, StartError
-from longatlas.harness.workers.family import END_SECONDS
 from longatlas.harness.workers.limits import kernel_oom_kills
 from longatlas.harness.workers.output import MOST_FOR_ONE_CELL, CellOutput, Log
+from longatlas.processes import END_SECONDS
 
 Answer = dict[str, Any]
 
