@@ -67,6 +67,17 @@ def ask(question: str, *arguments: Any) -> Any:
     return _asked(here.name, _file(), here.state(), question, arguments)
 
 
+@st.cache_resource(show_spinner=False, max_entries=8, ttl=10)
+def _sources(name: str, file: tuple[int, ...], state: tuple[int, str]) -> frozenset[str]:
+    return queries.current_sources(store())
+
+
+def sources() -> frozenset[str]:
+    """Today's digests of the code of all that is stored; looked at anew after seconds, for code may be edited."""
+    here = store()
+    return _sources(here.name, _file(), here.state())
+
+
 def measured() -> pd.DataFrame:
     """Specs with a cell, and how many cells. Columns: method, cells."""
     found: pd.DataFrame = ask("methods")

@@ -159,7 +159,7 @@ def failure_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def values_table(rows: pd.DataFrame) -> pd.DataFrame:
     """The numbers behind the plots."""
-    columns = ["method", "impl", "phase", "T", "metric", "value", "low", "high", "unit", "n"]
+    columns = ["method", "impl", "phase", "T", "metric", "value", "low", "high", "unit", "n", "stale"]
     return rows.loc[rows["status"] == "ok", columns]
 
 

@@ -21,10 +21,10 @@ from longatlas.errors import LongAtlasError
 from longatlas.harness import analysis
 from longatlas.harness.plan_of import plan_of
 from longatlas.measures import QUALITY
-from longatlas.store import Store
+from longatlas.store import Store, queries
 from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
 from longatlas.words import BASELINE
-from longatlas_dashboard import charts, data, plots
+from longatlas_dashboard import charts, data, plots, selection
 from longatlas_dashboard.theme import DARK, LIGHT, Theme
 
 SETTING = ("machine", "device", "dtype", "threads", "level")
@@ -67,6 +67,7 @@ def report(
     Raises LongAtlasError where no row matches.
     """
     rows = store.rows(methods=methods, measure=measure, phase=phase, latest=True)
+    rows = queries.with_stale(rows, queries.current_sources(store))
     if rows.empty:
         raise LongAtlasError(
             f"store '{store.name}' has no results for this report; `longatlas results` shows what there is, "
@@ -159,6 +160,9 @@ def _section(
     )
     if rows["method"].nunique() > AT_MOST:
         caption += f" Charts show the first {AT_MOST} of {rows['method'].nunique()} methods, the tables all."
+    stale = data.names_with_rows(rows[rows["stale"]])
+    if stale:
+        caption += f" Stale: {', '.join(stale)}. {selection.STALE}"
     shown = {name: _told(table) for name, table in tables.items() if len(table)}
     try:
         plan = plan_of([spec for spec in dict.fromkeys(rows["method"]) if plots.known(spec)], setting, rows)

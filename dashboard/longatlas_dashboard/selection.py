@@ -11,8 +11,10 @@ import streamlit as st
 
 from longatlas.harness import analysis
 from longatlas.harness.plan import Plan
+from longatlas.store import queries
 from longatlas_dashboard import controls, data, plan_url, plots, safe, settings, ui
 
+STALE = "The code that measured these numbers has changed since, or is not installed any more."
 # Pages that show a set of methods, by their file names.
 COMPARING = {
     "compare": ("Compare", "stacked_line_chart"),
@@ -88,14 +90,27 @@ def rows_under(
     key  where a method was measured in several implementations, the reader may choose one, by this name in the URL
     """
     chosen = (tuple(methods), tuple(measures), int(setting["setting"]), str(setting["level"]))
-    found: pd.DataFrame = data.ask("rows_of", *chosen)
+    found = queries.with_stale(data.ask("rows_of", *chosen), data.sources())
     if phase:
         found = found[found["phase"] == phase]
     newest = analysis.newest_source(found)
     if len(newest) < len(found):
         names = data.names_with_rows(found[~found["id"].isin(newest["id"])])
         st.caption(f"Values of an earlier version of {safe.texts(names)} are left out; measure again for all T.")
+    tell_stale(newest)
     return analysis.one_value_each(newest, _variant_choice(newest, key) if key else "")
+
+
+def tell_stale(rows: pd.DataFrame) -> None:
+    """Say which of the methods shown were measured by other code than today's, with the way to measure them again."""
+    names = data.names_with_rows(rows[rows["stale"]])
+    if not names:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.warning(f"Stale: {safe.texts(names)}. {STALE}", icon=":material/history:")
+        known = [name for name in names if plots.known(name)]
+        if known and not settings.read().read_only:
+            ui.link("run", "Measure again", icon=":material/play_circle:", m=",".join(known))
 
 
 def _variant_choice(rows: pd.DataFrame, key: str) -> str:

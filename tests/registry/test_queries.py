@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from longatlas.cli.results import results
 from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan
 from longatlas.store import Store, queries
@@ -79,10 +82,10 @@ def test_methods_that_this_machine_measured(store: Store) -> None:
     machine = str(frame["machine"].iloc[0])
     good = frame[frame["status"] == "ok"]
     timed = set(good.loc[good["measure"] == "speed", "method"])
-    found = queries.methods_on(store, [machine])
+    found = queries.methods_on(store, [machine], queries.current_sources(store))
     assert set(found["method"]) == set(good["method"])
     assert list(found["checked"]) == [name in timed for name in found["method"]]
-    assert queries.methods_on(store, ["another"]).empty
+    assert queries.methods_on(store, ["another"], ()).empty
 
 
 def test_metrics_of_a_measure(store: Store) -> None:
@@ -126,3 +129,24 @@ def test_past_gives_the_timings_in_seconds_and_the_peaks(store: Store) -> None:
         for name, value in zip(("median", "low", "high", "n", "peak"), values, strict=True):
             assert (of[name].isna() if value is None else of[name] == value).all(), (measure, name)
     assert set(found["seconds"]) == {3.0}
+
+
+def test_rows_of_changed_code_are_stale(store: Store) -> None:
+    sources = queries.current_sources(store)
+    frame = queries.with_stale(store.rows(), sources)
+    assert set(frame.loc[frame["stale"], "source"]) == {"changed", "again"}
+    assert set(frame.loc[~frame["stale"], "source"]) <= sources
+    today = queries.page(store, {}, sources=sources, size=10_000)
+    assert len(today) == queries.count(store, {}, sources=sources) == int((~frame["stale"]).sum()) < len(frame)
+    assert set(today["source"]) <= sources
+
+
+def test_results_of_code_that_is_gone_are_readable_and_stale(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "gone.sqlite"))
+    cell = replace(expand(Plan(("vanilla",), lengths=(8,), measure=("speed",)))[0], method="no_such_method")
+    store.save(cell.record([{"metric": "train_ms", "value": 1.0}], 1.0))
+    done = CliRunner().invoke(results, ["--store", store.name, "--method", "no_such_method", "--json"])
+    assert [(row["value"], row["stale"]) for row in json.loads(done.stdout)] == [(1.0, True)]
+    told = CliRunner().invoke(results, ["--store", store.name]).stdout
+    assert "Stale, measured by code that has changed since or is not installed any more: " in told
+    assert "no_such_method (stale)" in told

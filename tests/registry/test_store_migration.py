@@ -14,8 +14,9 @@ import pytest
 
 from longatlas import LongAtlasError
 from longatlas.harness import jobs
+from longatlas.harness.cells import expand
 from longatlas.harness.plan import Plan
-from longatlas.store import Store, open_to_read
+from longatlas.store import Store, open_to_read, queries
 from longatlas.store.schema import SCHEMA_VERSION
 
 VERSION_1 = """
@@ -153,3 +154,24 @@ def test_jobs_of_version_2_stay_and_can_be_tried_again(tmp_path: Path) -> None:
     assert [(job.id, job.retry) for job in jobs.jobs(reopened)] == [(number, False)]
     jobs.cancel(reopened, number)
     assert jobs.retry(reopened, number, start=False).retry
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_results_of_earlier_versions_are_shown_as_of_older_code(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "store.sqlite"
+    if version == 1:
+        version_1(path)
+    else:
+        store = Store(str(path))
+        store.save(expand(Plan(("vanilla",), measure=("speed",), lengths=(8,)))[0].record([{"value": 1.0}], 1.0))
+        store.engine.dispose()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (str(version),))
+            connection.execute("DROP INDEX ix_cells_source")
+            connection.commit()
+    store = Store(str(path))
+    frame = queries.with_stale(store.rows(), queries.current_sources(store))
+    assert len(frame)
+    assert frame["stale"].all()
+    assert frame["source"].str.startswith("older-").all()
+    assert frame["value"].notna().all()

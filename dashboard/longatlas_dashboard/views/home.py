@@ -47,7 +47,7 @@ def _counts() -> None:
     atlas = catalog.load_catalog()
     papers = {paper.address for node in atlas.taxonomy.walk() for paper in node.papers}
     ready = sum(catalog.method_status(method) == "ready" for method in atlas.methods.values())
-    here = data.ask("methods_on", tuple(identity.machine_name(device) for device in DEVICES))
+    here = data.ask("methods_on", tuple(map(identity.machine_name, DEVICES)), data.sources())
     facts = (
         ("Papers described", len(papers), "Different papers in the taxonomy; a few stand at two places."),
         ("Methods ready here", ready, "Methods that can run on this machine."),

@@ -19,7 +19,7 @@ from longatlas.store.transfer import import_rows
 from longatlas_dashboard import controls, data, safe, settings, takeaway, ui, uploads
 
 FILTERS = {"m": "method", "w": "measure", "p": "phase", "l": "level", "s": "status", "d": "device", "y": "dtype"}
-FIRST = ["method", "measure", "phase", "T", "metric", "value", "unit", "low", "high", "status", "reason"]
+FIRST = ["method", "measure", "phase", "T", "metric", "value", "unit", "low", "high", "status", "reason", "stale"]
 CHANGE = ["verdict", "method", "phase", "metric", "T", "baseline", "candidate", "change", "unit"]
 MOST = 200_000  # rows that a download holds; `longatlas results export` writes any number
 
@@ -51,7 +51,15 @@ def _rows(total: int) -> None:
             bind="query-params",
             help="Methods that have a number wherever any method of the same setting, measure and level has a cell.",
         )
-    which: dict[str, Any] = {"latest": newest, "complete": complete}
+        today = st.toggle(
+            "Without stale rows",
+            key="today",
+            value=False,
+            bind="query-params",
+            help="A row is stale when the code that measured it has changed since, or is not installed any more.",
+        )
+    sources = data.sources()
+    which: dict[str, Any] = {"latest": newest, "complete": complete, "sources": sources if today else None}
     found = queries.count(data.store(), chosen, **which)
     st.caption(f"{found:,} of {total:,} rows · {safe.plain(data.store().name)}")
     if not found:
@@ -60,7 +68,7 @@ def _rows(total: int) -> None:
     number = _page_number(found)
     shown = queries.page(data.store(), chosen, **which, number=number, size=queries.PAGE)
     ui.table(
-        flatten(shown),
+        flatten(queries.with_stale(shown, sources)),
         height=560,
         column_config={"created": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss")},
     )

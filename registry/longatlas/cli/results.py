@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from longatlas.cli.measure import Command, flat_rows, json_option, print_tables, store_option
 from longatlas.cli.output import print_json
 from longatlas.measures import MEASURES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def filter_options(command: Command) -> Command:
@@ -45,6 +48,9 @@ def results(
 ) -> None:
     """Show what is in the store: the newest result of every cell.
 
+    Stale is what was measured by code that has changed since, or is not installed any more: the same `longatlas run`
+    measures it again.
+
     \b
     Examples:
       longatlas results --method yarn
@@ -59,10 +65,12 @@ def results(
                 f"it, as in `longatlas results {context.invoked_subcommand} --method yarn`"
             )
         return
-    from longatlas.store import open_to_read
+    from longatlas.store import open_to_read, queries
 
     chosen = {"methods": methods, "measure": measure or "", "phase": phase}
-    frame = open_to_read(store).rows(latest=True, **chosen)  # type: ignore[arg-type]
+    opened = open_to_read(store)
+    frame = opened.rows(latest=True, **chosen)  # type: ignore[arg-type]
+    frame = queries.with_stale(frame, queries.current_sources(opened))
     if as_json:
         print_json(flat_rows(frame))
     elif frame.empty and any(chosen.values()):
@@ -71,6 +79,14 @@ def results(
         click.echo("No results yet. `longatlas demo` makes some, or `longatlas run --methods a,b`.")
     else:
         print_tables(frame)
+        _tell_stale(frame)
+
+
+def _tell_stale(frame: pd.DataFrame) -> None:
+    stale = frame[frame["stale"]]
+    if len(stale):
+        names = ", ".join(dict.fromkeys(stale["method"]))
+        click.echo(f"\nStale, measured by code that has changed since or is not installed any more: {names}")
 
 
 @results.command("export")

@@ -130,9 +130,10 @@ def _one_setting(rows: pd.DataFrame, title: str, show: Callable[[Any, Any], str]
     series = list(dict.fromkeys((method, impl) for method, impl, _ in values))
     methods = [method for method, _ in series]
     baseline = next((pair for pair in series if pair[0] == BASELINE), (BASELINE, ""))
+    stale = {pair for pair in series if any(getattr(values.get((*pair, T)), "stale", False) for T in lengths)}
     lines = [
         [
-            str(method) + (f" ({impl})" if methods.count(method) > 1 else ""),
+            str(method) + (f" ({impl})" if methods.count(method) > 1 else "") + " (stale)" * ((method, impl) in stale),
             *(show(values.get((method, impl, T)), values.get((*baseline, T))) for T in lengths),
         ]
         for method, impl in series

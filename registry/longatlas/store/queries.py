@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from longatlas import identity
 from longatlas.measures import MEMORY, QUALITY, SPEED
 from longatlas.store.schema import CELLS, FLAT, ROWS, SERIES, SETTINGS
 from longatlas.store.store import Store, flat_rows
@@ -18,6 +20,22 @@ PAGE = 500  # rows
 RUN_GAP = 900.0  # seconds
 NOT_PLOTTED = ("options", "case", "versions", "origin", "machine", "cell", "seconds", "created")
 FILTERS = ("method", "measure", "phase", "level", "status", "device", "dtype")
+
+
+def current_sources(store: Store) -> frozenset[str]:
+    """Today's digests (longatlas.identity) of the code of all that is stored: a row whose `source` is no one of them
+    was measured by code that has changed since, or that is not installed any more.
+    """
+    columns = (*(SERIES.c[name] for name in ("method", "impl", "measure", "phase")), SETTINGS.c.case)
+    query = sa.select(*columns).join(SETTINGS, SERIES.c.setting == SETTINGS.c.id).distinct()
+    with store.reading() as connection:
+        cells = [(*row[:4], str(json.loads(row[4]).get("preset", ""))) for row in connection.execute(query)]
+    return identity.current_sources(cells)
+
+
+def with_stale(rows: pd.DataFrame, sources: Collection[str]) -> pd.DataFrame:
+    """Rows with the column `stale`: their `source` is none of today's (current_sources)."""
+    return rows.assign(stale=~rows["source"].isin(list(sources)))
 
 
 def counts(store: Store) -> tuple[int, int, int]:
@@ -41,12 +59,13 @@ def methods(store: Store) -> pd.DataFrame:
     return store.frame(query)
 
 
-def methods_on(store: Store, machines: Sequence[str]) -> pd.DataFrame:
+def methods_on(store: Store, machines: Sequence[str], sources: Collection[str]) -> pd.DataFrame:
     """Specs with a number that machines (longatlas.identity.machine_name) measured.
 
-    Columns: method, checked (it has a time, which is taken only after the comparison with its reference).
+    Columns: method, checked (it has a time of one of today's `sources`, and is compared with its reference before).
     """
-    timed = sa.func.max(sa.case((SERIES.c.measure == SPEED.name, 1), else_=0))
+    today = CELLS.c.source.in_(list(sources))
+    timed = sa.func.max(sa.case((today & (SERIES.c.measure == SPEED.name), 1), else_=0))
     query = (
         sa.select(SERIES.c.method, timed.label("checked"))
         .join(CELLS, CELLS.c.series == SERIES.c.id)
@@ -194,13 +213,21 @@ def rows_of_run(store: Store, origin: str, start: float, end: float) -> pd.DataF
     return store.frame(flat_rows().where(*inside).order_by(ROWS.c.id))
 
 
-def count(store: Store, chosen: Mapping[str, Sequence[str]], *, latest: bool = False, complete: bool = False) -> int:
+def count(
+    store: Store,
+    chosen: Mapping[str, Sequence[str]],
+    *,
+    latest: bool = False,
+    complete: bool = False,
+    sources: Collection[str] | None = None,
+) -> int:
     """How many rows match filters: column -> wanted values.
 
     complete  only the newest rows of methods that have a number wherever any method of their setting has a cell
+    sources   only rows of these (current_sources)
     """
-    query = sa.select(sa.func.count()).select_from(_source(latest or complete))
-    query = _filtered(query, store, chosen, latest, complete)
+    query = sa.select(sa.func.count()).select_from(_tables(latest or complete or sources is not None))
+    query = _filtered(query, store, chosen, latest, complete, sources)
     with store.reading() as connection:
         return int(connection.execute(query).scalar_one())
 
@@ -211,23 +238,30 @@ def page(
     *,
     latest: bool = False,
     complete: bool = False,
+    sources: Collection[str] | None = None,
     number: int = 0,
     size: int = PAGE,
     samples: bool = False,
 ) -> pd.DataFrame:
     """Flat rows that match filters (see count), the newest first: page `number`, from 0; samples: with the raw ones."""
-    ids = _filtered(sa.select(ROWS.c.id).select_from(_source(latest or complete)), store, chosen, latest, complete)
+    every = sa.select(ROWS.c.id).select_from(_tables(latest or complete or sources is not None))
+    ids = _filtered(every, store, chosen, latest, complete, sources)
     found = ids.order_by(ROWS.c.id.desc()).limit(size).offset(number * size).subquery()
     rows = flat_rows(samples=samples).where(ROWS.c.id.in_(sa.select(found.c.id)))
     return store.frame(rows.order_by(ROWS.c.id.desc()))
 
 
-def _source(latest: bool) -> sa.FromClause:
-    return ROWS.join(CELLS, ROWS.c.cell == CELLS.c.id) if latest else ROWS
+def _tables(with_cells: bool) -> sa.FromClause:
+    return ROWS.join(CELLS, ROWS.c.cell == CELLS.c.id) if with_cells else ROWS
 
 
 def _filtered(
-    query: sa.Select[Any], store: Store, chosen: Mapping[str, Sequence[str]], latest: bool, complete: bool
+    query: sa.Select[Any],
+    store: Store,
+    chosen: Mapping[str, Sequence[str]],
+    latest: bool,
+    complete: bool,
+    sources: Collection[str] | None,
 ) -> sa.Select[Any]:
     wanted = {name: list(given) for name, given in chosen.items() if given}
     statuses = wanted.pop("status", [])
@@ -239,6 +273,8 @@ def _filtered(
         query = query.where(ROWS.c.status.in_(statuses))
         if "ok" not in statuses:
             query = query.where(ROWS.c.status != "ok")  # lets the index of failures serve
+    if sources is not None:
+        query = query.where(CELLS.c.source.in_(list(sources)))
     return query.where(CELLS.c.latest == 1) if latest or complete else query
 
 
