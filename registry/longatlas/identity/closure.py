@@ -18,16 +18,9 @@ from longatlas.identity.places import (
     version_of,
 )
 
-# Where a closure ends: what describes methods, finds them and tells their identity. What it decides is part of the cell
-# itself: the spec, its options and impl, and the builders that are followed from there.
-BORDER = (
-    "longatlas.cards",
-    "longatlas.catalog",
-    "longatlas.columns",
-    "longatlas.identity",
-    "longatlas.lazy",
-    "longatlas.measures",
-)
+# Where a closure ends: what describes methods, measures and rows, finds them and tells their identity. What it decides
+# is part of the cell itself: its spec, options and impl, and the functions that are followed from there.
+BORDER = tuple(f"longatlas.{name}" for name in ("cards", "catalog", "columns", "identity", "lazy", "measures", "rules"))
 SCHEME = "c1-"  # digests of another way of counting never equal those of this one
 DEEPEST = 20  # packages that may pass a name on to each other
 
