@@ -173,6 +173,11 @@ class Where(NamedTuple):
     score_mod: ScoreMod | None = None
     visible: Tensor | None = None
 
+    @property
+    def differs_by_row(self) -> bool:
+        """Whether more than one list of positions is needed to say which key a query may see."""
+        return self.visible is not None or self.q_positions.ndim > 1 or self.k_positions.ndim > 1
+
 
 @dataclass(frozen=True)
 class Attention:

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from longatlas import LongAtlasError
-from longatlas.ops import blockwise_attention, causal, dense_attention
+from longatlas.ops import blockwise_attention, causal, dense_attention, merge_attention
 
 
 def draw(queries, keys, *, heads=2, kv_heads=2, size=4, value=3, batch=2, seed=0):
@@ -179,3 +179,97 @@ def test_nothing_of_size_t_times_s_is_allocated(mods):
         blockwise_attention(q, k, v, **mods).sum().backward()
     assert 0 < largest.elements <= length * 256
     assert q.grad is not None
+
+
+# Parts of the keys, put together
+
+
+def _parts(count: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(count)
+    q = torch.randn(2, 40, 4, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(2, 40, 2, 8, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    return q, k, v
+
+
+@pytest.mark.parametrize("impl", ["torch", "reference"])
+@pytest.mark.parametrize("block_size", [7, 128])
+@pytest.mark.parametrize("score_mod", [None, lambda score, b, h, q_idx, kv_idx: score - 0.1 * h * (q_idx - kv_idx)])
+def test_attention_over_disjoint_keys_merges_to_attention_over_all(impl, block_size, score_mod) -> None:
+    q, k, v = _parts(1)
+    options = {"score_mod": score_mod, "impl": impl, "block_size": block_size, "return_lse": True}
+    whole, lse = blockwise_attention(q, k, v, **options)
+    expected = dense_attention(q, k, v, score_mod=score_mod)
+    torch.testing.assert_close(whole, expected, rtol=0, atol=1e-12)
+    places = torch.arange(40)
+    chosen = [places[places % 3 == i] for i in range(3)] + [places[:0]]
+    parts = [blockwise_attention(q, k[:, c], v[:, c], q_positions=places, k_positions=c, **options) for c in chosen]
+    o, merged = merge_attention(parts)
+    torch.testing.assert_close(o, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(merged, lse, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad(x.sin().sum(), (q, k, v), retain_graph=True) for x in (o, expected)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+def test_queries_that_see_no_key_merge_to_zero_without_nan() -> None:
+    q, k, v = _parts(2)
+    far, empty = torch.arange(40) + 1000, (torch.zeros(2, 40, 4, 8), torch.full((2, 40, 4), -torch.inf))
+    for impl in ("torch", "reference"):
+        o, lse = blockwise_attention(q, k, v, k_positions=far, q_positions=torch.arange(40), return_lse=True, impl=impl)
+        assert not o.any()
+        assert bool(lse.isneginf().all())
+        merged, total = merge_attention([(o, lse), (o, lse)])
+        assert not merged.any()
+        assert bool(total.isneginf().all())
+        (slope,) = torch.autograd.grad(merged.sum() + total.masked_fill(total.isneginf(), 0.0).sum(), q)
+        assert not slope.any()
+    whole = blockwise_attention(q.float(), k.float(), v.float(), return_lse=True)
+    torch.testing.assert_close(merge_attention([whole, empty])[0], whole[0])
+    assert merge_attention([(whole[0].bfloat16(), whole[1])])[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([], "got no parts"),
+        ([(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 4))], "all must be o"),
+        (
+            [(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3)), (torch.zeros(1, 2, 3, 5), torch.zeros(1, 2, 3))],
+            "all must",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(parts, words) -> None:
+    with pytest.raises(LongAtlasError, match=words):
+        merge_attention(parts)
+
+
+@pytest.mark.parametrize("impl", ["torch", "reference"])
+@pytest.mark.parametrize("mods", [{}, {"mask_mod": lambda b, h, q_idx, kv_idx: q_idx - kv_idx < 9}])
+def test_positions_and_keys_may_differ_by_row(impl, mods) -> None:
+    q, k, v = _parts(3)
+    positions = torch.stack([torch.arange(40), torch.arange(40) + 500])
+    hidden = torch.ones(2, 4, 40, dtype=torch.bool)
+    hidden[0, 1, 3:20], hidden[1, :, 5] = False, False
+    options = {"q_positions": positions, "k_positions": positions, "visible": hidden, "impl": impl, **mods}
+    o, lse = blockwise_attention(q, k, v, **options, block_size=16, return_lse=True)
+    torch.testing.assert_close(blockwise_attention(q, k, v, **options, block_size=16), o, rtol=0, atol=1e-12)
+    for row in range(2):
+        for head in range(4):
+            seen = hidden[row, head].nonzero().flatten()
+            one = blockwise_attention(
+                q[row : row + 1, :, head : head + 1],
+                k[row : row + 1, seen, head // 2 : head // 2 + 1],
+                v[row : row + 1, seen, head // 2 : head // 2 + 1],
+                q_positions=torch.arange(40),
+                k_positions=seen,
+                impl="reference",
+                return_lse=True,
+                **mods,
+            )
+            torch.testing.assert_close(o[row : row + 1, :, head : head + 1], one[0], rtol=0, atol=1e-12)
+            torch.testing.assert_close(lse[row : row + 1, :, head : head + 1], one[1], rtol=0, atol=1e-12)
+    with pytest.raises(LongAtlasError, match=r"visible is \[2, 3, 40\]; it must be \[B or 1, H or 1, S\]"):
+        blockwise_attention(q, k, v, visible=hidden[:, :3])
+    with pytest.raises(LongAtlasError, match=r"k_positions is \[3, 40\] for 40 keys in 2 rows"):
+        blockwise_attention(q, k, v, k_positions=torch.zeros(3, 40))

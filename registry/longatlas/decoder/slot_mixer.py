@@ -65,7 +65,7 @@ class SlotOperation(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, where: Where) -> Tensor:
         if self.attention.forward is not None:
-            if not self.attention.by_row and (where.visible is not None or where.q_positions.ndim > 1):
+            if not self.attention.by_row and where.differs_by_row:
                 raise UnsupportedError(
                     "its attention does not go by keys that are hidden by row (Attention(by_row=True)); read rows of "
                     "one length, or use a batch of 1"
