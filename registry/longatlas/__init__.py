@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from longatlas.decoder.decoder import Decoder
     from longatlas.decoder.operation import operation
     from longatlas.decoder.projected import ProjectedMixer
+    from longatlas.decoder.segment_loop import SegmentLoop
     from longatlas.harness.plan import Plan
     from longatlas.harness.running import run
     from longatlas.store import Store
@@ -41,6 +42,7 @@ __all__ = [
     "ProjectedMixer",
     "Prompt",
     "Seen",
+    "SegmentLoop",
     "Store",
     "Task",
     "UnknownNameError",
@@ -61,6 +63,7 @@ __getattr__ = lazy_exports(
         "DecoderConfig": ".decoder.config",
         "Decoder": ".decoder.decoder",
         "ProjectedMixer": ".decoder.projected",
+        "SegmentLoop": ".decoder.segment_loop",
         "operation": ".decoder.operation",
         "Plan": ".harness.plan",
         "run": ".harness.running",

@@ -32,11 +32,11 @@ class SegmentLoop(nn.Module):
 
     stack        what the `model` builder is given
     segment_len  N, tokens
-    bptt_depth   segments that keep their gradient, counted back from the last one of a call; 0 = all. With 1 no gradient
-                 passes through the memory
+    bptt_depth   segments that keep their gradient, counted back from the last one of a call; 0 = all. With 1 no
+                 gradient passes through the memory
 
-    A subclass gives `start` and `close`, and may give `open` and `read`. The memory of a segment is written only when its
-    last token has been read, so that token-by-token decoding equals one long call.
+    A subclass gives `start` and `close`, and may give `open` and `read`. The memory of a segment is written only when
+    its last token has been read, so that token-by-token decoding equals one long call.
 
     Raises LongAtlasError for a segment below one token or a negative depth.
     """
