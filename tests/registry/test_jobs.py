@@ -145,7 +145,7 @@ def test_stop_supervisor_ends_all_of_it(store: Store, stuck: Plan, wait: Wait) -
     number = jobs.submit(store, stuck).id
     wait(in_second_cell(store, number), "the second cell did not begin")
     started = family(jobs.supervisor(store))  # type: ignore[arg-type]
-    jobs.stop_supervisor(store)
+    jobs.stop_supervisor(store, grace=pace.seconds(20))
     assert psutil.wait_procs(started, timeout=pace.seconds(10))[1] == []
     found = jobs.job(store, number)
     assert (found.status, found.error) == (CANCELLED, "its process was asked to end")

@@ -248,7 +248,7 @@ def wake_supervisor(store: Store) -> None:
         )
 
 
-def stop_supervisor(store: Store, *, grace: float = 5.0) -> None:
+def stop_supervisor(store: Store, *, grace: float = 20.0) -> None:
     """End the supervisor and its workers: SIGTERM to the group, then SIGKILL after `grace` seconds."""
     process = supervisor(store)
     if process is None:
