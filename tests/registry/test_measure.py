@@ -21,6 +21,7 @@ from longatlas.measure.bench import Bench
 from longatlas.measure.live_bytes import LiveBytes
 from longatlas.measure.policies import POLICIES
 from longatlas.measure.speed import MAX_SAMPLES, MIN_SAMPLES, Timing, median_interval
+from longatlas.measures import MEMORY, SPEED
 
 KIB = 1024
 
@@ -98,7 +99,7 @@ def memory_rows(method: str, phase: str, length: int) -> dict[str, float]:
         head_size=8,
         threads=1,
     )
-    rows = Bench().measure(cell=asdict(expand(plan)[0]), cache="")["rows"]
+    rows = Bench().measure(cell=asdict(expand(plan)[0]), cache="", function=MEMORY.function)["rows"]
     return {row["metric"]: row["value"] for row in rows}
 
 
@@ -241,7 +242,7 @@ def subject(method: str = "vanilla", **changes: Any) -> levels.Subject:
 def timed_rows(level: str, phase: str) -> dict[str, float]:
     """The values of a timed cell's rows."""
     bench = Bench()
-    answer = bench.prepare(cell=cell(levels=(level,), phases=(phase,)))
+    answer = bench.prepare(cell=cell(levels=(level,), phases=(phase,)), function=SPEED.function)
     while "rows" not in answer:
         answer = bench.sample(seconds=0.01)
     return {row["metric"]: row["value"] for row in answer["rows"]}
@@ -347,10 +348,10 @@ def test_the_gate_looks_once_and_nothing_wrong_is_timed(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(gate, "compare_impl", compare)
     gate.verdict.cache_clear()
-    for measure in ("speed", "memory"):
-        wrong = cell(measure=(measure,))
-        answer = Bench().prepare(cell=wrong) if measure == "speed" else Bench().measure(cell=wrong, cache="")
-        assert answer == {"rows": [{"status": "incorrect", "reason": "the output differs"}]}
+    for measure in (SPEED, MEMORY):
+        asked = {"cell": cell(measure=(measure.name,)), "function": measure.function}
+        answer = Bench().prepare(**asked) if measure.timed else Bench().measure(**asked, cache="")
+        assert answer["rows"] == [{"status": "incorrect", "reason": "the output differs"}]
     assert calls == ["torch"]
     gate.verdict.cache_clear()
 
