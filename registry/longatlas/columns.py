@@ -29,6 +29,7 @@ class Column:
     choices  the allowed texts
     past     in words, for a number of seconds that cannot lie in the future
     ours     it is no part of what was measured: the store that takes a row gives it anew
+    unique, index  of its table
     """
 
     name: str
@@ -40,6 +41,8 @@ class Column:
     choices: Choices = ()
     past: str = ""
     ours: bool = False
+    unique: bool = False
+    index: bool = False
 
     @property
     def is_json(self) -> bool:
@@ -92,8 +95,8 @@ COLUMNS = {
     column.name: column
     for column in (
         Column("id", int, "rows", ours=True),
-        Column("cell", str, "cells", stored="key"),
-        Column("method", str, "series"),
+        Column("cell", str, "cells", stored="key", unique=True),
+        Column("method", str, "series", index=True),
         Column("options", dict, "series"),
         Column("impl", str, "series"),
         Column("measure", str, "series", choices=lambda: MEASURES),

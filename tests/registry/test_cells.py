@@ -151,6 +151,6 @@ def test_a_cell_is_stored_under_the_words_of_the_process_that_measured() -> None
     cell = expand(PLAN)[0]
     told = {**identity.facts(), "torch": "9.9"}
     record = cell.record([{"metric": "train_ms", "value": 1.0}], 1.0, told)
-    assert record.versions["torch"] == "9.9"
+    assert record.facts["versions"]["torch"] == "9.9"
     assert record.key != cell.key
     assert cell.record([{"status": "crash"}], 1.0).key == cell.key, "one that gave no answer was what was expected"

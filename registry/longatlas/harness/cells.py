@@ -97,17 +97,15 @@ class Cell:
 
         who = told or facts(self.device)
         cell = replace(self, who=counted(who, self.device))
-        shared = [name for name in of_tables("settings", "series", "cells") if hasattr(cell, name)]
-        return Record(
-            key=cell.key,
-            **{name: getattr(cell, name) for name in shared},
-            T=cell.T,
-            machine=who["machine"],
-            versions={**who, **({"budget": self.budget} if self.budget else {})},
-            finished=time.time(),
-            seconds=seconds,
-            rows=rows,
-        )
+        told_here = {
+            "cell": cell.key,
+            "machine": who["machine"],
+            "versions": {**who, **({"budget": self.budget} if self.budget else {})},
+            "created": time.time(),
+            "seconds": seconds,
+        }
+        columns = of_tables("settings", "series", "cells")
+        return Record({name: told_here.get(name, getattr(cell, name, None)) for name in columns}, self.T, rows)
 
     @property
     def is_current(self) -> bool:

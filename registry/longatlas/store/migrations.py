@@ -10,8 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from longatlas.columns import COLUMNS, of_tables
 from longatlas.measures import MEASURES
-from longatlas.store.record import ROW_DEFAULTS, Record
+from longatlas.store.record import Record
 from longatlas.store.schema import CELLS, JOBS, META, OLDER, SCHEMA, SCHEMA_VERSION
 from longatlas.store.writing import put
 
@@ -59,25 +60,20 @@ def _records_of_1(connection: Connection) -> Iterator[Record]:
         "FROM rows_1 r JOIN cells_1 c ON c.key = r.cell ORDER BY first, r.id"
     )
     found = connection.exec_driver_sql(query).mappings().all()
-    for key, rows in groupby(found, key=lambda row: row["cell"]):
-        yield _record_of_1(str(key), [dict(row) for row in rows])
+    for _, rows in groupby(found, key=lambda row: row["cell"]):
+        yield _record_of_1([dict(row) for row in rows])
 
 
-def _record_of_1(key: str, rows: list[dict[str, Any]]) -> Record:
+def _record_of_1(rows: list[dict[str, Any]]) -> Record:
     first = rows[0]
     shaped = MEASURES[first["measure"]].shaped
-    names = ("method", "impl", "measure", "phase", "seed", "machine", "device", "dtype", "threads", "source")
-    return Record(
-        key=key,
-        **{name: first[name] for name in names},
-        level="decoder" if shaped else "",
-        policy="wall" if MEASURES[first["measure"]].timed else "",
-        T=first["T"] if shaped else 0,
-        **{name: json.loads(first[name]) for name in ("options", "case", "versions")},
-        finished=first["finished"],
-        seconds=first["seconds"],
-        rows=[
-            {"T": row["T"], "samples": json.loads(row["samples"]), **{name: row[name] for name in ROW_DEFAULTS}}
-            for row in rows
-        ],
-    )
+    facts = {name: first[name] for name in of_tables("settings", "series", "cells") if name in first} | {
+        "level": "decoder" if shaped else "",
+        "policy": "wall" if MEASURES[first["measure"]].timed else "",
+        "created": first["finished"],
+    }
+    values = [
+        {"samples": json.loads(row["samples"]), **{name: row[name] for name in of_tables("rows")}} for row in rows
+    ]
+    read = {name: json.loads(text) if COLUMNS[name].is_json else text for name, text in facts.items()}
+    return Record(read, first["T"] if shaped else 0, values)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from longatlas.columns import COLUMNS, REQUIRED, of_tables
+from longatlas.words import OK
 
 # A worker's row may leave these out.
 ROW_DEFAULTS = {name: COLUMNS[name].default for name in of_tables("rows") if COLUMNS[name].default is not REQUIRED}
@@ -14,38 +16,37 @@ ROW_DEFAULTS = {name: COLUMNS[name].default for name in of_tables("rows") if COL
 
 @dataclass(frozen=True)
 class Record:
-    """A finished cell as the store takes it: what it was, how it was measured, and its rows."""
+    """A finished cell as the store takes it.
 
-    key: str
-    method: str
-    options: Mapping[str, Any]
-    impl: str
-    measure: str
-    phase: str
-    level: str
-    policy: str
+    facts   by the columns of its setting, its series and itself (longatlas.columns)
+    T       of rows that have none of their own
+    origin  where it comes from; "" = it was measured into this store
+    """
+
+    facts: Mapping[str, Any]
     T: int
-    seed: int
-    machine: str
-    device: str
-    dtype: str
-    threads: int
-    case: Mapping[str, Any]
-    source: str
-    versions: Mapping[str, Any]
-    finished: float
-    seconds: float
     rows: Sequence[Mapping[str, Any]]
     origin: str = ""
 
     @property
+    def key(self) -> str:
+        return str(self.facts["cell"])
+
+    @property
     def status(self) -> str:
-        return str(self.rows[0].get("status", "ok"))
+        return str(self.rows[0].get("status", OK))
+
+    def stored(self, table: str) -> dict[str, Any]:
+        """What a table holds of it."""
+        columns = (COLUMNS[name] for name in of_tables(table))
+        values = ((column, self.facts[column.name]) for column in columns)
+        return {c.stored or c.name: canonical(value) if c.is_json else value for c, value in values}
 
     def flat(self) -> list[dict[str, Any]]:
         """Its rows as an export has them: all that belongs to the cell stands in each."""
-        shared = {field.name: getattr(self, field.name) for field in fields(self)}
-        own = {"cell": shared.pop("key"), "created": shared.pop("finished")}
-        rows = shared.pop("rows")
-        del shared["origin"]
-        return [{**own, **shared, **ROW_DEFAULTS, **row} for row in rows]
+        return [{**self.facts, "T": self.T, **ROW_DEFAULTS, **row} for row in self.rows]
+
+
+def canonical(value: Any) -> str:
+    """JSON in one spelling, so that equal things compare equal."""
+    return json.dumps(value, sort_keys=True)

@@ -10,6 +10,9 @@ samples   the raw samples of a row, apart because most readers never want them
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import sqlalchemy as sa
 
 from longatlas.columns import COLUMNS
@@ -21,16 +24,24 @@ SCHEMA = sa.MetaData()
 
 META = sa.Table("meta", SCHEMA, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.String))
 
+_TYPES = {int: sa.Integer, float: sa.Float, str: sa.String, dict: sa.String, list: sa.String}
+
+
+def _columns(table: str) -> Iterator[sa.Column[Any]]:
+    """The columns of a flat row that stand in a table, as longatlas.columns describes them."""
+    for column in COLUMNS.values():
+        if column.table == table and column.name != "id":
+            name, kind = column.stored or column.name, _TYPES[column.kind]
+            unique, index = column.unique or None, column.index or None
+            yield sa.Column(name, kind, nullable=column.default is None, unique=unique, index=index)
+
+
 SETTINGS = sa.Table(
     "settings",
     SCHEMA,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("digest", sa.String, nullable=False, unique=True),
-    sa.Column("machine", sa.String, nullable=False),
-    sa.Column("device", sa.String, nullable=False),
-    sa.Column("dtype", sa.String, nullable=False),
-    sa.Column("threads", sa.Integer, nullable=False),
-    sa.Column("case", sa.String, nullable=False),
+    *_columns("settings"),
 )
 
 SERIES = sa.Table(
@@ -39,29 +50,17 @@ SERIES = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("digest", sa.String, nullable=False, unique=True),
     sa.Column("setting", sa.Integer, nullable=False, index=True),
-    sa.Column("method", sa.String, nullable=False, index=True),
-    sa.Column("options", sa.String, nullable=False),
-    sa.Column("impl", sa.String, nullable=False),
-    sa.Column("measure", sa.String, nullable=False),
-    sa.Column("phase", sa.String, nullable=False),
-    sa.Column("level", sa.String, nullable=False),
-    sa.Column("policy", sa.String, nullable=False),
+    *_columns("series"),
 )
 
 CELLS = sa.Table(
     "cells",
     SCHEMA,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("key", sa.String, nullable=False, unique=True),
+    *_columns("cells"),
     sa.Column("series", sa.Integer, nullable=False),
     sa.Column("T", sa.Integer, nullable=False),
-    sa.Column("seed", sa.Integer, nullable=False),
     sa.Column("status", sa.String, nullable=False),
-    sa.Column("finished", sa.Float, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("source", sa.String, nullable=False),
-    sa.Column("versions", sa.String, nullable=False),
-    sa.Column("origin", sa.String, nullable=False),
     sa.Column("latest", sa.Integer, nullable=False),
     sa.Index("ix_cells_series", "series", "latest", "finished"),
     sa.Index("ix_cells_status", "status"),
@@ -75,15 +74,7 @@ ROWS = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("cell", sa.Integer, nullable=False, index=True),
     sa.Column("series", sa.Integer, nullable=False, index=True),
-    sa.Column("T", sa.Integer, nullable=False),
-    sa.Column("metric", sa.String, nullable=False),
-    sa.Column("value", sa.Float),
-    sa.Column("unit", sa.String, nullable=False),
-    sa.Column("low", sa.Float),
-    sa.Column("high", sa.Float),
-    sa.Column("status", sa.String, nullable=False),
-    sa.Column("reason", sa.String, nullable=False),
-    sa.Column("n", sa.Integer, nullable=False),
+    *_columns("rows"),
     sqlite_autoincrement=True,
 )
 # Failures are few among many rows: this finds them without reading the others.
@@ -98,7 +89,7 @@ SAMPLES = sa.Table(
     "samples",
     SCHEMA,
     sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("samples", sa.String, nullable=False),
+    *_columns("samples"),
 )
 
 JOBS = sa.Table(

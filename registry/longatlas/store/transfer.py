@@ -245,12 +245,6 @@ def _records(rows: Rows, origin: str) -> Iterator[Record]:
         for name in shared:
             if any(row[name] != first[name] for row in members):
                 raise LongAtlasError(f"cell '{key}' has rows that differ in {name}; all rows of a cell are of one run")
-        facts = {name: first[name] for name in shared if name not in ("cell", "created")}
-        yield Record(
-            key=key,
-            **facts,
-            T=first["T"] if MEASURES[first["measure"]].shaped else 0,
-            finished=first["created"],
-            origin=origin,
-            rows=[{name: row[name] for name in of_tables("rows", "samples")} for row in members],
-        )
+        T = first["T"] if MEASURES[first["measure"]].shaped else 0
+        values = [{name: row[name] for name in of_tables("rows", "samples")} for row in members]
+        yield Record({name: first[name] for name in shared}, T, values, origin)

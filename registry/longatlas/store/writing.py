@@ -11,16 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from longatlas.columns import of_tables
-from longatlas.store.record import ROW_DEFAULTS, Record
+from longatlas.store.record import ROW_DEFAULTS, Record, canonical
 from longatlas.store.schema import CELLS, ROWS, SAMPLES, SERIES, SETTINGS
-
-_SETTING, _SERIES = of_tables("settings"), of_tables("series")
-
-
-def canonical(value: Any) -> str:
-    """JSON in one spelling, so that equal things compare equal."""
-    return json.dumps(value, sort_keys=True)
 
 
 def put(connection: Connection, records: Iterable[Record]) -> None:
@@ -57,23 +49,12 @@ def mark_latest(connection: Connection) -> None:
 
 
 def _insert_cell(connection: Connection, record: Record, series: int) -> int:
-    same = (CELLS.c.series == series) & (CELLS.c["T"] == record.T) & (CELLS.c.seed == record.seed)
-    older = CELLS.c.finished <= record.finished if record.origin else sa.true()
+    same = (CELLS.c.series == series) & (CELLS.c["T"] == record.T) & (CELLS.c.seed == record.facts["seed"])
+    older = CELLS.c.finished <= record.facts["created"] if record.origin else sa.true()
     connection.execute(sa.update(CELLS).where(same, CELLS.c.latest == 1, older).values(latest=0))
     newer = connection.execute(sa.select(CELLS.c.id).where(same, CELLS.c.latest == 1).limit(1)).scalar()
-    values = {
-        "key": record.key,
-        "series": series,
-        "T": record.T,
-        "seed": record.seed,
-        "status": record.status,
-        "finished": record.finished,
-        "seconds": record.seconds,
-        "source": record.source,
-        "versions": canonical(record.versions),
-        "origin": record.origin,
-        "latest": int(newer is None),
-    }
+    own = {"series": series, "T": record.T, "status": record.status, "origin": record.origin}
+    values = {**record.stored("cells"), **own, "latest": int(newer is None)}
     return int(connection.execute(sa.insert(CELLS).values(**values).returning(CELLS.c.id)).scalar_one())
 
 
@@ -88,10 +69,8 @@ def _insert_rows(connection: Connection, record: Record, series: int, cell: int)
 
 
 def _series_id(connection: Connection, record: Record) -> int:
-    facts = {name: getattr(record, name) for name in _SETTING} | {"case": canonical(record.case)}
-    setting = _find_or_make(connection, SETTINGS, facts)
-    series = {name: getattr(record, name) for name in _SERIES}
-    return _find_or_make(connection, SERIES, {**series, "setting": setting, "options": canonical(record.options)})
+    setting = _find_or_make(connection, SETTINGS, record.stored("settings"))
+    return _find_or_make(connection, SERIES, {**record.stored("series"), "setting": setting})
 
 
 def _find_or_make(connection: Connection, table: sa.Table, values: dict[str, Any]) -> int:
