@@ -39,7 +39,7 @@ def measure(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_every_impl_and_peer_of_every_case_has_its_rows(tmp_path: Path) -> None:
     """One run, in the interpreter, for all that is told of its rows."""
     target = tmp_path / "new" / "kernels.json"
-    done = measure("--smoke", "--out", str(target))
+    done = measure("--smoke", "--out", str(target), "--seconds", "100000")
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"Rows in {target}" in done.stdout
     rows: list[dict[str, Any]] = json.loads(target.read_text())

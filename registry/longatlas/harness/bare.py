@@ -43,11 +43,12 @@ class RowsFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.rows = path, list[dict[str, Any]]()
+        self.path, self.rows, self.keys = path, list[dict[str, Any]](), set[str]()
         self._write()
 
     def save(self, cell: Cell, rows: Sequence[Row], seconds: float) -> None:
         """Add a finished cell."""
+        self.keys.add(cell.key)
         self.rows += cell.record(rows, seconds).flat()
         self._write()
 
@@ -71,7 +72,7 @@ def measure(plans: Sequence[Plan], file: RowsFile, seconds: float) -> None:
         torch.set_num_threads(plan.threads or torch.get_num_threads())
         peaks = _peaks(plan.device, plan.dtype)
         for _, group in groupby(expand(plan), key=lambda cell: cell.group):
-            cells = list(group)
+            cells = [cell for cell in group if cell.key not in file.keys]  # plans may have some in common
             for cell, rows, took in _measured(cells, peaks) if time.monotonic() < end else _skipped(cells, seconds):
                 file.save(cell, rows, took)
 
