@@ -35,6 +35,9 @@ class Setting:
         return self.heads * self.head_size
 
 
+SMALL = Setting(layers=2, heads=4, head_size=16, segment=32, memory=128)  # one that is measured in a second
+
+
 @dataclass(frozen=True)
 class Footprint:
     """One row of the table.

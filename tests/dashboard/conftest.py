@@ -24,6 +24,12 @@ FAILURES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def own_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page waits for a real run's device."""
+    monkeypatch.setenv("LONGATLAS_SLOTS", str(tmp_path / "slots"))
+
+
 def sample_plan(**changes: Any) -> Plan:
     """A plan as the demo's."""
     tasks = tuple(task for task in ("language_model", "mqar", "passkey") if task in catalog.load_catalog().tasks)

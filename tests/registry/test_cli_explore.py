@@ -203,7 +203,7 @@ def test_verify_prints_a_table_and_reports(run):
 
 def test_verify_ends_with_1_when_a_check_fails(run, monkeypatch):
     failed = testing.Report("yarn", (testing.CheckResult("causality", "failed", "token 3 [bold]leaks[/bold]"),))
-    monkeypatch.setattr(develop, "_reports", lambda specs, device, timeout: iter([failed]))
+    monkeypatch.setattr(develop, "_verify", lambda specs, device, timeout: [failed])
     code, out, _ = run("verify", "yarn")
     assert code == 1
     assert "token 3 [bold]leaks[/bold]" in out

@@ -165,7 +165,7 @@ def test_an_interrupted_run_goes_on_from_there(
     in_second_cell: subprocess.Popen[str], number: signal.Signals, command: Command
 ) -> None:
     workers = psutil.Process(in_second_cell.pid).children(recursive=True)
-    assert len(workers) == 2, "the nursery and a worker"
+    assert len(workers) == 2, "what starts workers, and a worker"
     in_second_cell.send_signal(number)
     out, err = in_second_cell.communicate(timeout=pace.seconds(20))
     assert psutil.wait_procs(workers, timeout=pace.seconds(10))[1] == []

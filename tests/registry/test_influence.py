@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +17,14 @@ from click.testing import CliRunner
 from torch import nn
 
 from longatlas import Attention, Memory, Method, Option
-from longatlas.cli.influence import SHADES, shade
+from longatlas.cli.influence import SHADES, shade, tell_of_scaling
 from longatlas.cli.influence import influence as command
 from longatlas.combination import Combination, as_combination, parse_spec
 from longatlas.decoder import Decoder, DecoderConfig
 from longatlas.decoder.defaults import grow_cache, keep
 from longatlas.errors import LongAtlasError
 from longatlas.harness import findings
+from longatlas.harness.executor import Reply, Request
 from longatlas.measure.influence import influence
 from longatlas.measure.influence_map import Influence
 from longatlas.store import Store
@@ -164,19 +168,20 @@ def test_the_command_draws_it() -> None:
     assert [len(line) - len(line.lstrip()) for line in lines[1:]] == [0, 0, 2, 4]
 
 
-def test_the_command_says_what_was_scaled() -> None:
-    def told(*arguments: str) -> str:
-        done = CliRunner().invoke(command, list(arguments))
-        assert done.exit_code == 0
-        assert "scaled" not in done.stdout
-        return done.stderr
+def test_the_command_says_what_was_scaled(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(spec: str, tokens: int | None = None) -> str:
+        combination = parse_spec(spec)
+        tell_of_scaling(combination, influence(combination, tokens=tokens))
+        told = capsys.readouterr()
+        assert told.out == ""
+        return told.err
 
     said = told("sliding_window:window=24")
     assert "influence of 'sliding_window:window=24' is that of 'sliding_window:window=8'" in said
     assert "give --tokens 48" in said
-    assert told("sliding_window:window=24", "--tokens", "48") == ""
-    assert told("sliding_window:window=8", "vanilla") == ""
-    assert "choose them of at most 128 and give --tokens 256" in told("sliding_window:window=200", "--json")
+    assert told("sliding_window:window=24", 48) == ""
+    assert told("sliding_window:window=8") == told("vanilla") == ""
+    assert "choose them of at most 128 and give --tokens 256" in told("sliding_window:window=200")
     assert "longer than half the sequence" in " ".join(CliRunner().invoke(command, ["--help"]).stdout.split())
 
 
@@ -190,6 +195,28 @@ def test_a_finding_is_kept_until_the_source_changes(tmp_path: Path, monkeypatch:
     assert findings.kept(store, "influence", vanilla) is None
 
 
+class Told:
+    """An executor that answers with the spec, or as it was told to."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.failing, self.asked = failing, list[list[str]]()
+
+    def ask(self, requests: Sequence[Request], timeout: float, **options: Any) -> Iterator[Reply]:
+        self.asked.append([request.arguments["spec"] for request in requests])
+        for request in requests:
+            spec = request.arguments["spec"]
+            if spec == self.failing:
+                yield Reply(request, None, "crash", "planted", (), 1.0)
+            else:
+                yield Reply(request, {"spec": spec}, "ok", "", (), 1.0)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, failing: str = "") -> Told:
+    made = Told(failing)
+    monkeypatch.setattr(findings, "executor_on", lambda *places, **options: nullcontext(made))
+    return made
+
+
 def test_a_finding_is_of_the_options_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(window: int) -> Combination:
         option = Option("window", window, "keys a query sees", unit="tokens", min=1)
@@ -201,7 +228,7 @@ def test_a_finding_is_of_the_options_values(tmp_path: Path, monkeypatch: pytest.
 
     store = Store(str(tmp_path / "s.sqlite"))
     monkeypatch.setattr(findings.Code, "of", lambda self, combination, kind: "the same")
-    monkeypatch.setattr(findings, "_printed", lambda arguments, seconds: [{}])
+    answering(monkeypatch)
     findings.find(store, "influence", made(4))
     assert findings.kept(store, "influence", made(4)) is not None
     assert findings.kept(store, "influence", made(10)) is None
@@ -210,34 +237,24 @@ def test_a_finding_is_of_the_options_values(tmp_path: Path, monkeypatch: pytest.
 def test_findings_of_several_methods_are_kept_apart_and_one_that_fails_costs_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, commands = Store(str(tmp_path / "s.sqlite")), []
+    store = Store(str(tmp_path / "s.sqlite"))
     specs = [parse_spec(name) for name in ("vanilla", "alibi")]
     more = [*specs, parse_spec("yarn:factor=8"), parse_spec("ntk_rope")]
-
-    def printed(arguments: list[str], seconds: float) -> list[dict[str, str]]:
-        commands.append(arguments)
-        if more[2].spec in arguments:
-            raise LongAtlasError("planted")
-        return [{"spec": spec} for spec in arguments[1:-1]]
-
-    monkeypatch.setattr(findings, "_printed", printed)
+    told = answering(monkeypatch, failing=more[2].spec)
     assert findings.find_all(store, "influence", specs) == {}
-    assert commands == [["influence", "vanilla", "alibi", "--json"]]
+    assert told.asked == [["vanilla", "alibi"]]
     assert findings.kept(store, "influence", specs[1])["found"] == [{"spec": "alibi"}]
-    assert findings.find_all(store, "influence", more) == {more[2].spec: "planted"}
+    failed = findings.find_all(store, "influence", more)
+    assert list(failed) == [more[2].spec]
+    assert "cannot be differentiated: planted; `longatlas verify" in failed[more[2].spec]
     assert findings.kept(store, "influence", more[3])["found"] == [{"spec": more[3].spec}]
     assert findings.find_all(store, "influence", [*specs, more[3]]) == {}
-    assert len(commands) == 4
+    assert len(told.asked) == 2
 
 
 def test_a_finding_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(findings.KINDS, "influence", 0.05)
     store = Store(str(tmp_path / "s.sqlite"))
-    with pytest.raises(LongAtlasError, match="longer than 0 s and was ended"):
+    with pytest.raises(LongAtlasError, match=r"not done after 0\.05 s, and was ended; `longatlas verify vanilla`"):
         findings.find(store, "influence", parse_spec("vanilla"))
     assert findings.kept(store, "influence", parse_spec("vanilla")) is None
-
-
-def test_a_finding_that_fails_says_why(tmp_path: Path) -> None:
-    with pytest.raises(LongAtlasError, match="failed: unknown method 'no_such_method'"):
-        findings._printed(["influence", "no_such_method", "--json"], 60)

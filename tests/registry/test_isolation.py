@@ -17,7 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from longatlas.harness import executor
+from longatlas.harness import local
 from longatlas.harness.plan import Plan
 from longatlas.harness.progress import Progress
 from longatlas.harness.running import log_path, run
@@ -77,7 +77,9 @@ def test_each_failure_costs_its_own_cell_and_says_why(planted: Callable[..., str
     for name, (body, _, _) in FAILING.items():
         planted(name, body)
     noisy = planted("noisy", "print('{\"rows\": []} garbage', flush=True); os.write(1, b'more\\n\\x00garbage')")
-    wrong = planted("wrong", "if impl != 'reference':\n    attend = lambda q, k, v, where: v * 1.01")
+    wrong = planted(
+        "wrong", "right = attend\nif impl != 'reference':\n    attend = lambda *given: right(*given) * 1.01"
+    )
     plan = Plan(methods=(*FAILING, wrong, noisy, "vanilla"), **CASE)
     frame, told = measure(plan, store)
     expected = {name: status for name, (_, status, _) in FAILING.items()} | {wrong: "incorrect"}
@@ -165,16 +167,16 @@ def test_what_a_method_starts_in_a_session_of_its_own_ends_with_its_worker(
 def test_output_without_end_does_not_fill_the_disk(
     planted: Callable[..., str], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "MOST_FOR_ONE_CELL", 4 << 20)
-    monkeypatch.setattr(output, "MOST_FOR_ONE_CELL", 4 << 20)
+    monkeypatch.setattr(worker, "MOST", 4 << 20)
+    monkeypatch.setattr(output, "MOST", 4 << 20)
     endless = planted("endless", AT_WORK + "while True: os.write(1, b'x' * 65536)")
     talkative = planted("talkative", AT_WORK + "os.write(2, b'y' * (3 << 20))")
     frame, _ = measure(Plan(methods=(endless, talkative, "vanilla"), **CASE), store)
     assert statuses(frame) == {endless: "crash", talkative: "ok", "vanilla": "ok"}
     assert frame.set_index("method")["reason"][endless] == "it printed more than 4 MiB"
     log = log_path(store).read_bytes()
-    assert len(log) < (2 * output.KEPT_FOR_ONE_CELL) + 10_000
-    assert b"a cell printed more than 1 MiB" in log
+    assert len(log) < (2 * output.KEPT) + 10_000
+    assert b"[more than 1 MiB was printed" in log
 
 
 def test_a_file_without_end_is_an_error_of_its_method(
@@ -199,7 +201,7 @@ def test_a_worker_killed_by_a_person_did_not_run_out_of_memory(planted: Callable
     )
 
 
-def test_a_killed_nursery_is_replaced(planted: Callable[..., str], store: Store) -> None:
+def test_a_killed_starter_is_replaced(planted: Callable[..., str], store: Store) -> None:
     """Its workers die with it: the cell at work says so, and the others are measured by another one's workers."""
     name = planted("kills_its_parent", AT_WORK + "os.kill(os.getppid(), 9); time.sleep(60)")
     frame, _ = measure(Plan(methods=(name, "vanilla", "alibi"), **CASE), store)
@@ -208,13 +210,13 @@ def test_a_killed_nursery_is_replaced(planted: Callable[..., str], store: Store)
 
 def test_cells_that_differ_by_the_method_are_sampled_in_turns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str]] = []
-    ask = executor.Turns.ask
+    ask = local.Turns.ask
 
-    def note(self: executor.Turns, what: str, arguments: Any, should_stop: Any) -> bool:
+    def note(self: local.Turns, what: str, arguments: Any, should_stop: Any) -> bool:
         asked.append((what, self.cell.method))
         return ask(self, what, arguments, should_stop)
 
-    monkeypatch.setattr(executor.Turns, "ask", note)
+    monkeypatch.setattr(local.Turns, "ask", note)
     methods = ("vanilla", "alibi", "flash_attention")
     measure(Plan(methods=methods, **{**CASE, "budget": 0.4}), store)
     assert asked[:3] == [("prepare", method) for method in methods]
@@ -264,7 +266,7 @@ def test_nothing_of_a_killed_engine_is_left(
     engine = subprocess.Popen([*command, *shape], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait(lambda: log_path(store).exists() and "asleep" in log_path(store).read_text(), "the method is at work")
     children = psutil.Process(engine.pid).children(recursive=True)
-    assert len(children) >= 2, "the nursery and a worker"
+    assert len(children) >= 2, "what starts workers, and a worker"
     engine.send_signal(signal.SIGKILL)
     engine.wait()
     wait(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in children), "all are gone")

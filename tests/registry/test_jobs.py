@@ -116,7 +116,7 @@ def test_cancel_a_running_job_keeps_finished_cells(store: Store, stuck: Plan, wa
     assert (found.status, found.done, found.total) == (RUNNING, 1, 2)
     assert found.eta_seconds is not None
     started = family(jobs.supervisor(store))  # type: ignore[arg-type]
-    assert len(started) == 3, "the supervisor, the nursery and a worker"
+    assert len(started) == 3, "the supervisor, what starts workers, and a worker"
     jobs.cancel(store, number)
     assert wait(ended(store, number), "it was not cancelled").status == CANCELLED
     assert psutil.wait_procs(started, timeout=pace.seconds(10))[1] == []

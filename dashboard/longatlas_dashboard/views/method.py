@@ -159,7 +159,7 @@ def _influence(method: Method) -> None:
 
 def _verified(method: Method) -> None:
     ui.section("Verified", "The conformance checks, against the reference and against what every method must hold.")
-    record = _finding("verify", method, "Verify now", "Up to a minute or two; it disturbs a timing that runs.")
+    record = _finding("verify", method, "Verify now", "Up to a minute or two, when nothing is being measured here.")
     if record is None:
         return
     results = record["found"][0]["checks"]

@@ -20,6 +20,7 @@ from longatlas.compare.sides import Side, side_of
 from longatlas.errors import LongAtlasError
 from longatlas.harness.cells import Cell, expand
 from longatlas.harness.executor import Executor
+from longatlas.harness.local import LocalExecutor
 from longatlas.harness.plan import Plan
 from longatlas.harness.running import PlanRun, check_device, hosts_path, log_path
 from longatlas.harness.slot_lock import device_slot
@@ -107,7 +108,7 @@ class BenchSession:
     @cached_property
     def _runs(self) -> dict[Plan, PlanRun]:
         memory = max(plan.memory_gib for plan in self._plans)
-        executor = self._workers.enter_context(Executor(hosts_path(self.store), log_path(self.store), memory))
+        executor = self._workers.enter_context(LocalExecutor(log_path(self.store), hosts_path(self.store), memory))
         return {plan: self._run_of(plan, cells, executor) for plan, cells in self._plans.items()}
 
     def _run_of(self, plan: Plan, cells: list[Cell], executor: Executor) -> PlanRun:

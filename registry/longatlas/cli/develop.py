@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import faulthandler
-import multiprocessing
-import os
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import suppress
-from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
-import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from longatlas.catalog import load_catalog, obstacles
+from longatlas.catalog import has_cuda, load_catalog, obstacles
 from longatlas.cli.output import console, print_json, table
 from longatlas.errors import LongAtlasError
-from longatlas.processes import adopt_orphans, end_with_parent, kill_descendants
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-    from longatlas.combination import Combination
+    from longatlas.harness.executor import Request
     from longatlas.testing import Report
-
-POLL_SECONDS = 0.25
 
 
 @click.command()
@@ -60,124 +46,44 @@ def verify(names: tuple[str, ...], everything: bool, device: str, timeout: float
     sys.exit(0 if all(report.ok for report in reports) else 1)
 
 
-def _chosen(names: tuple[str, ...], everything: bool) -> list[Combination]:
+def _chosen(names: tuple[str, ...], everything: bool) -> list[str]:
     from longatlas.combination import parse_spec
 
     if everything == bool(names):
         raise LongAtlasError("verify takes the names of methods, or --all; `longatlas list` shows the names")
     if everything:
         names = tuple(method.name for method in load_catalog().select() if not obstacles(method))
-    return [parse_spec(name) for name in names]
+    return list(dict.fromkeys(parse_spec(name).spec for name in names))
 
 
 def _check_device(device: str) -> None:
-    import torch
-
     kind = device.split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise LongAtlasError(f"--device is '{device}'; it must be cpu or cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise LongAtlasError("--device is 'cuda', but torch finds no GPU here; `longatlas doctor` says why")
+    if kind == "cuda" and not has_cuda():
+        raise LongAtlasError("--device is 'cuda', but no NVIDIA GPU was found here; `longatlas doctor` says more")
 
 
-def _verify(chosen: list[Combination], device: str, timeout: float) -> list[Report]:
-    reports = []
-    specs = [combination.spec for combination in chosen]
+def _verify(specs: list[str], device: str, timeout: float) -> list[Report]:
+    """A report for each spec; on a CPU as many are made at once as there are cores."""
+    from longatlas.harness.executor import Request
+    from longatlas.harness.findings import value_of
+    from longatlas.harness.running import executor_on
+    from longatlas.testing import Report
+
+    requests = [Request("verify", {"spec": spec, "device": device}) for spec in specs]
+    reports: dict[str, Report] = {}
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        total = progress.add_task(chosen[0].spec, total=len(chosen))
-        for number, report in enumerate(_reports(specs, device, timeout), 1):
-            following = chosen[number].spec if number < len(chosen) else ""
-            progress.update(total, completed=number, description=following)
-            reports.append(report)
-    return reports
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress, executor_on(device) as executor:
+        total = progress.add_task("", total=len(specs))
 
+        def show(request: Request, result: Any) -> None:
+            progress.update(total, description=f"{request.arguments['spec']}: {result['check']}")
 
-def _reports(specs: list[str], device: str, timeout: float) -> Iterator[Report]:
-    """A report for each spec, from a process of their own: a method that ends it, or hangs, costs its report alone."""
-    from longatlas.testing import CheckResult, Report
-    from longatlas.testing.report import FAILED
-
-    checker: Checker | None = None
-    adopt_orphans()
-    try:
-        for spec in specs:
-            checker = checker or Checker(device)
-            try:
-                yield checker.report(spec, timeout)
-                continue
-            except EOFError:
-                text = "it ended the process: a crash, os._exit, or lack of memory"
-            except TimeoutError:
-                text = f"not done after {timeout:g} s, and was ended; `--timeout` gives it longer"
-            checker.end()
-            checker = None
-            yield Report(spec, (CheckResult("survives", FAILED, text),))
-    finally:
-        if checker:
-            checker.end()
-
-
-class Checker:
-    """A process that checks one method after the other. It ends with this one, and all that it started with it."""
-
-    def __init__(self, device: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        resource_tracker.ensure_running()
-        self._others = {child.pid for child in psutil.Process().children()}
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_check, args=(theirs, device))
-        self._process.start()
-        theirs.close()
-
-    def report(self, spec: str, timeout: float) -> Report:
-        """What it finds. Raises EOFError when the process ends over it, TimeoutError after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        with suppress(OSError):  # it has ended: that is found below
-            self._connection.send(spec)
-        while not self._connection.poll(POLL_SECONDS):
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            if not self._process.is_alive() and not self._connection.poll(0):
-                raise EOFError  # what it started may hold the connection open
-        try:
-            found: Report | LongAtlasError = self._connection.recv()
-        except OSError:
-            raise EOFError from None
-        if isinstance(found, LongAtlasError):
-            raise found
-        return found
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
-        kill_descendants(spare=self._others)
-
-
-def _check(connection: Connection, device: str) -> None:
-    """The checker's own loop: a spec comes in, a report goes out."""
-    from longatlas.testing import verify_method
-
-    end_with_parent(signal.SIGKILL)
-    _print_to_stderr()
-    own = os.getpid()
-    while True:
-        spec = connection.recv()
-        try:
-            found: Report | LongAtlasError = verify_method(spec, device=device)
-        except LongAtlasError as error:
-            found = error
-        if os.getpid() != own:  # the method forked, and this is the copy
-            os._exit(0)
-        connection.send(found)
-
-
-def _print_to_stderr() -> None:
-    """What a method prints is no part of the report; a crash shows there the line of Python it was at."""
-    os.dup2(2, 1)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    faulthandler.enable()
+        for reply in executor.ask(requests, timeout, together=device == "cpu", told=show):
+            reports[reply.request.arguments["spec"]] = Report.from_dict(value_of(reply))
+            progress.advance(total)
+    return [reports[spec] for spec in specs]
 
 
 def _print(reports: list[Report]) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
 
 from longatlas.cli.output import print_json
-from longatlas.errors import LongAtlasError
+from longatlas.measure.influence_map import MOST_TOKENS, Influence
 
 if TYPE_CHECKING:
     from longatlas.combination import Combination
-    from longatlas.measure.influence_map import Influence
 
 SHADES = "·░▒▓█"  # each a factor of ten of a row's largest value
 
@@ -35,37 +36,34 @@ def influence(specs: tuple[str, ...], tokens: int | None, layers: int, as_json: 
     """
     from longatlas.combination import parse_spec
 
-    found = [_map_of(combination, tokens, layers) for combination in map(parse_spec, specs)]
+    combinations = [parse_spec(spec) for spec in specs]
+    made = _made(dict.fromkeys(combination.spec for combination in combinations), tokens, layers)
+    maps = [made[combination.spec] for combination in combinations]
+    for combination, each in zip(combinations, maps, strict=True):
+        tell_of_scaling(combination, each)
     if as_json:
-        print_json([each.as_dict() for each in found])
+        print_json([each.as_dict() for each in maps])
         return
-    for each in found:
+    for each in maps:
         click.echo(f"{each.spec}, {each.tokens} tokens, {each.layers} layer{'s' * (each.layers > 1)}")
         for row in each.relative:
             click.echo("".join(shade(value) for value in row).rstrip())
 
 
-def _map_of(combination: Combination, tokens: int | None, layers: int) -> Influence:
-    from longatlas.measure.influence import influence as differentiate
+def _made(specs: Iterable[str], tokens: int | None, layers: int) -> dict[str, Influence]:
+    from longatlas.harness.executor import Request
+    from longatlas.harness.findings import value_of
+    from longatlas.harness.running import executor_on
 
-    try:
-        found = differentiate(combination, tokens=tokens, layers=layers)
-        _tell_of_scaling(combination, found)
-        return found
-    except LongAtlasError:
-        raise
-    except Exception as error:
-        raise LongAtlasError(
-            f"method '{combination.spec}' cannot be differentiated: {type(error).__name__}: {error}; "
-            f"`longatlas verify {combination.name}` checks it"
-        ) from error
+    requests = [Request("influence", {"spec": spec, "tokens": tokens, "layers": layers}) for spec in specs]
+    with executor_on("cpu") as executor:
+        replies = executor.ask(requests, math.inf, together=True)
+        return {reply.request.arguments["spec"]: Influence.from_dict(value_of(reply)) for reply in replies}
 
 
-def _tell_of_scaling(combination: Combination, found: Influence) -> None:
+def tell_of_scaling(combination: Combination, made: Influence) -> None:
     """Say on stderr where a map is of other options than were asked for."""
-    from longatlas.measure.influence import MOST_TOKENS
-
-    if found.spec == combination.spec:
+    if made.spec == combination.spec:
         return
     longest = max(
         int(part.options[option.name])
@@ -77,7 +75,7 @@ def _tell_of_scaling(combination: Combination, found: Influence) -> None:
     if 2 * longest > MOST_TOKENS:
         remedy = f"choose them of at most {MOST_TOKENS // 2} and give --tokens {MOST_TOKENS}"
     click.echo(
-        f"influence of '{combination.spec}' is that of '{found.spec}': options longer than half of {found.tokens} "
+        f"influence of '{combination.spec}' is that of '{made.spec}': options longer than half of {made.tokens} "
         f"tokens are scaled to fit; {remedy}",
         err=True,
     )

@@ -28,9 +28,9 @@ from longatlas.harness.cells import Cell, expand
 from longatlas.harness.plan import Plan, load_plans
 from longatlas.measure.bench import Bench
 from longatlas.measure.roofline import machine_peaks
-from longatlas.measure.rows import Answer, Row, failure
+from longatlas.measure.rows import Answer, Row, failure, failure_of
 from longatlas.measures import MEASURES
-from longatlas.words import CRASH, OK, SKIPPED
+from longatlas.words import OK, SKIPPED
 
 ROUNDS = 4  # slices of a timing's budget; cells of a group take them in turns
 SMALL = {"batch": 1, "heads": 2, "head_size": 16, "kv_heads": 0, "lengths": (40,), "budget": 0.01}
@@ -112,7 +112,7 @@ def _measured(cells: list[Cell], peaks: dict[str, float]) -> Iterator[tuple[Cell
 
 def _first_request(bench: Bench, cell: Cell, peaks: dict[str, float]) -> Callable[[], Answer]:
     measure = MEASURES[cell.measure]
-    asked = {"cell": asdict(cell), "function": measure.function}
+    asked: dict[str, Any] = {"cell": asdict(cell), "function": measure.function}
     if measure.timed:
         return partial(bench.prepare, **asked, peaks=peaks)
     return partial(bench.measure, **asked, cache="")
@@ -123,8 +123,7 @@ def _rows_of(ask: Callable[[], Answer]) -> list[Row]:
     try:
         rows: list[Row] = ask().get("rows", [])
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        return [failure(CRASH, f"{type(error).__name__}: {first}")]
+        return [failure_of(error)]
     return rows
 
 

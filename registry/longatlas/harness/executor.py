@@ -1,23 +1,14 @@
-"""Runs cells in persistent workers, one per method, impl and device; the parent never touches a device."""
+"""Where methods' code runs: the protocol of executors, what they are asked, and what they give back."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from longatlas.harness.cells import Cell
-from longatlas.harness.workers.births import births
-from longatlas.harness.workers.output import Log
-from longatlas.harness.workers.worker import Answer, LostError, Worker
-from longatlas.measures import MEASURES
 
 Row = dict[str, Any]
-
-ROUNDS = 4  # slices that the budget of a timing is cut into; each cell of a group has a turn in each
 
 
 @dataclass(frozen=True)
@@ -42,98 +33,37 @@ class Finished:
         return str(self.rows[0].get("reason", ""))
 
 
-@dataclass
-class Turns:
-    """A cell that is being measured: its worker, and the time that it has used."""
+@dataclass(frozen=True)
+class Request:
+    """The call of a function of longatlas.measure.requests, by its name; the arguments are values of JSON."""
 
-    cell: Cell
-    worker: Worker
-    timeout: float
-    seconds: float = 0.0
-    work: float = 0.0
-    rows: list[Row] = field(default_factory=list)
-    answer: Answer = field(default_factory=dict)
-    was_idle: bool = False
-    was_crowded: bool = False
-    who: dict[str, str] | None = None
-
-    def ask(self, what: str, arguments: dict[str, Any], should_stop: Callable[[], bool]) -> bool:
-        """Ask the worker; whether the cell is finished then. Raises StoppedError."""
-        try:
-            self.worker.start()  # its start is not the cell's time
-            start = time.monotonic()
-            left = max(self.timeout - self.seconds, 0.0)
-            self.answer = self.worker.ask(what, arguments, timeout=left, should_stop=should_stop)
-            self.seconds += time.monotonic() - start
-            self.work += self.answer.get("work", 0.0)
-            self.rows, self.who = self.answer.get("rows", []), self.answer.get("who", self.who)
-        except LostError as lost:
-            reason = f"not done after {self.timeout:g} s" if lost.status == "timeout" else lost.reason
-            self.rows, self.was_idle = [{"status": lost.status, "reason": reason}], lost.was_idle
-            self.seconds = max(self.seconds, self.timeout) if lost.status == "timeout" else self.seconds
-        return bool(self.rows)
-
-    @property
-    def may_be_innocent(self) -> bool:
-        """Whether it failed while others' cells were in memory too, or its worker died when it was not at work."""
-        return self.was_idle or (self.was_crowded and self.finished.status == "oom")
-
-    @property
-    def finished(self) -> Finished:
-        return Finished(self.cell, self.rows, self.seconds, self.work, self.who)
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Executor:
-    """Keeps a worker for each method and impl; use it as a context manager so that all of them end.
+@dataclass(frozen=True)
+class Reply:
+    """What came of a request.
 
-    cache       folder of trained hosts
-    log         file that takes what workers print
-    memory_gib  what a worker may take; 0 = 80% of the machine's memory, or what is free where that is less
-
-    `peaks` are the machine's (longatlas.measure.roofline.Peaks as a dict): shares of them are told where it is set.
+    value   what the function gave; None where it failed
+    status  ok, unsupported, oom, timeout or crash, with the reason
+    told    what it told before it ended
     """
 
-    def __init__(self, cache: Path, log: Path, memory_gib: float = 0.0) -> None:
-        cache.mkdir(parents=True, exist_ok=True)
-        self._cache, self._memory_gib = cache, memory_gib
-        self._log = Log(log)
-        self._births = births(self._log.descriptor)
-        self._workers: dict[tuple[str, ...], Worker] = {}
-        self.peaks: dict[str, float] | None = None
+    request: Request
+    value: Any
+    status: str
+    reason: str
+    told: tuple[Any, ...]
+    seconds: float
 
-    def __enter__(self) -> Executor:
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        for worker in self._workers.values():
-            worker.stop()
-        self._births.close()
-        self._log.close()
+class Executor(Protocol):
+    """Runs methods' code apart from the process that asks, which never touches a device.
 
-    def measure(self, cell: Cell, timeout: float, should_stop: Callable[[], bool] = lambda: False) -> Finished:
-        """Measure one cell; a worker that dies or hangs gives a row `crash`, `oom` or `timeout`."""
-        return next(self.measure_group([cell], timeout, should_stop))
-
-    def measure_peaks(self, device: str, dtype: str, threads: int, timeout: float = 120.0) -> dict[str, float] | None:
-        """Measure the machine's peaks in a worker of their own; None where that fails."""
-        worker = Worker(self._births, self._log, self._memory_gib)
-        asked = {"device": device, "dtype": dtype, "threads": threads}
-        try:
-            found: dict[str, float] | None = worker.ask("peaks", asked, timeout=timeout, should_stop=lambda: False).get(
-                "peaks"
-            )
-            return found
-        except LostError:
-            return None
-        finally:
-            worker.stop()
-
-    def estimate(self, cell: Cell, timeout: float, should_stop: Callable[[], bool] = lambda: False) -> float | None:
-        """Seconds that a quality cell's trainings would take, from a few steps; None where it cannot be run."""
-        turns = Turns(cell, self._worker(cell), timeout)
-        turns.worker.begin_cell()
-        found = turns.ask("estimate", {"cell": asdict(cell), "cache": str(self._cache)}, should_stop)
-        return None if found else float(turns.answer["seconds"])
+    This is where a cluster comes in: an object with these two methods runs any plan and answers every request.
+    Whatever a method does there costs its own cell or reply alone, and nothing that it starts outlives the executor.
+    """
 
     def measure_group(
         self,
@@ -141,66 +71,34 @@ class Executor:
         timeout: float,
         should_stop: Callable[[], bool] = lambda: False,
         begun: Callable[[Cell], None] = lambda cell: None,
+        peaks: Mapping[str, float] | None = None,
     ) -> Iterator[Finished]:
-        """Measure cells of different methods, each as soon as it is finished.
+        """Measure cells of different methods on one device, each given as soon as it is finished.
 
         Speed cells are timed in turns: a slice of the budget each, in an order drawn anew for each round, so that a
         machine that drifts hurts all alike. Other cells come one after the other.
 
         timeout  seconds of its own that a cell may take
         begun    told of each cell before its first request
+        peaks    longatlas.measure.roofline.Peaks as a dict: where they are given, shares of them are told
 
         Raises StoppedError when `should_stop` says so; cells that are not finished are lost then.
         """
-        again: list[Cell] = []
-        for turns in self._in_turns(cells, timeout, should_stop, begun):
-            if turns.may_be_innocent:
-                again.append(turns.cell)
-            else:
-                yield turns.finished
-        for cell in again:
-            for turns in self._in_turns([cell], timeout, should_stop):
-                yield turns.finished
 
-    def _in_turns(
+    def ask(
         self,
-        cells: Sequence[Cell],
+        requests: Sequence[Request],
         timeout: float,
-        should_stop: Callable[[], bool],
-        begun: Callable[[Cell], None] = lambda cell: None,
-    ) -> Iterator[Turns]:
-        timed: list[Turns] = []
-        for cell in cells:
-            begun(cell)
-            turns = Turns(cell, self._worker(cell), timeout)
-            turns.worker.begin_cell()
-            if turns.ask(*self._first_request(cell), should_stop):
-                turns.was_crowded = bool(timed)
-                yield turns
-            else:
-                timed.append(turns)
-        yield from _sample_in_turns(timed, should_stop)
+        *,
+        together: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
+        told: Callable[[Request, Any], None] = lambda request, value: None,
+    ) -> Iterator[Reply]:
+        """Answer requests, each from a process of its own, and give each reply as soon as it is there.
 
-    def _first_request(self, cell: Cell) -> tuple[str, dict[str, Any]]:
-        measure = MEASURES[cell.measure]
-        asked = {"cell": asdict(cell), "function": measure.function}
-        if measure.timed:
-            return "prepare", {**asked, "peaks": self.peaks}
-        return "measure", {**asked, "cache": str(self._cache)}
+        timeout   seconds that a request may take
+        together  they take no times, so several may be answered at once
+        told      hears what a request tells on its way
 
-    def _worker(self, cell: Cell) -> Worker:
-        place = (cell.method, cell.impl, cell.device)
-        if place not in self._workers:
-            self._workers[place] = Worker(self._births, self._log, self._memory_gib)
-        return self._workers[place]
-
-
-def _sample_in_turns(timed: list[Turns], should_stop: Callable[[], bool]) -> Iterator[Turns]:
-    order = random.Random(timed[0].cell.key if timed else None)
-    while timed:
-        order.shuffle(timed)
-        for turns in list(timed):
-            if turns.ask("sample", {"seconds": turns.cell.budget / ROUNDS}, should_stop):
-                timed.remove(turns)
-                turns.was_crowded = bool(timed)
-                yield turns
+        Raises StoppedError when `should_stop` says so.
+        """

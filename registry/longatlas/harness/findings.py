@@ -1,79 +1,107 @@
-"""What is found out apart from measurements, of a method or of the engine; kept until its source changes."""
+"""What is found out apart from measurements, of a method or of the engine: asked of the executor, and kept."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from longatlas.combination import Combination, parse_spec
 from longatlas.errors import LongAtlasError
-from longatlas.footprint import TABLE
-from longatlas.harness.workers.keeper import kept as with_keeper
+from longatlas.footprint import SMALL, TABLE
+from longatlas.harness.executor import Reply, Request
+from longatlas.harness.running import executor_on
+from longatlas.harness.slot_lock import StoppedError
 from longatlas.identity import Code, counted, facts
-from longatlas.processes import END_SECONDS
 from longatlas.store import Store
+from longatlas.testing import CheckResult, Report
+from longatlas.testing.report import FAILED
 
-# kind -> the seconds that the command of that name may take for a method. All print a list as JSON; `footprint` is of
-# no method. `verify` has a limit of its own, which is shorter: its report tells then what hung.
-KINDS = {"influence": 60.0, "verify": 660.0, "footprint": 120.0}
+# Kinds by name, each with the seconds that it may take. `footprint` is of no method.
+KINDS = {"influence": 60.0, "verify": 600.0, "footprint": 120.0}
+WAIT_SECONDS = 30.0  # that a page waits for a device that is in use
+
+
+def value_of(reply: Reply) -> Any:
+    """What a request of one of these kinds has found.
+
+    A method that ends the process or hangs has a report too, in which the check `survives` has failed.
+    Raises LongAtlasError that says why nothing was found.
+    """
+    if reply.status == "ok":
+        return reply.value
+    name, spec = reply.request.name, reply.request.arguments.get("spec", "")
+    if reply.status == "unsupported":
+        raise LongAtlasError(reply.reason)
+    text = reply.reason + (", and was ended" if reply.status == "timeout" else "")
+    if name == "verify":
+        return _lost(spec, text + "; `--timeout` gives it longer" * (reply.status == "timeout"), reply).as_dict()
+    if name == "influence":
+        remedy = f"; `longatlas verify {spec}` checks it"
+        raise LongAtlasError(f"method '{spec}' cannot be differentiated: {text}{remedy}")
+    raise LongAtlasError(f"the {name} cannot be measured: {text}")
+
+
+def _lost(spec: str, text: str, reply: Reply) -> Report:
+    """The report of a method that gave none: that it did not survive, and the checks before that."""
+    detail = text if reply.status == "timeout" else f"it ended the process: {text}"
+    return Report(spec, (CheckResult("survives", FAILED, detail), *(CheckResult(**check) for check in reply.told)))
 
 
 def kept(store: Store, kind: str, combination: Combination | None = None) -> dict[str, Any] | None:
     """What `find` found for this source with these versions: {"found": ..., "seconds": ..., "at": ...}; else None."""
     text = store.fact(_key(kind, combination))
-    found: dict[str, Any] | None = json.loads(text) if text else None
-    return found
-
-
-def find(store: Store, kind: str, combination: Combination | None = None) -> dict[str, Any]:
-    """Run `longatlas KIND [SPEC] --json` apart, within its time, and keep the list it prints.
-
-    What it starts ends with it, and it ends with this process, however that ends (Linux).
-
-    Raises LongAtlasError with the command's own words where it fails, and when its time is over.
-    """
-    (record,) = _find(store, kind, [combination])
+    record: dict[str, Any] | None = json.loads(text) if text else None
     return record
 
 
-def find_all(store: Store, kind: str, combinations: Iterable[Combination]) -> dict[str, str]:
-    """Find what is not kept yet of several methods, by one command where none of them fails.
+def find(store: Store, kind: str, combination: Combination | None = None) -> dict[str, Any]:
+    """Find it out, within its time, and keep it.
 
-    Returns the specs that failed, with the reason.
+    Raises LongAtlasError that says why nothing was found, or that the machine is measuring something.
     """
-    missing = [combination for combination in combinations if kept(store, kind, combination) is None]
-    failed: dict[str, str] = {}
+    deadline = time.monotonic() + WAIT_SECONDS
     try:
-        _find(store, kind, missing)
-    except LongAtlasError:
-        for combination in missing:
-            try:
-                find(store, kind, combination)
-            except LongAtlasError as error:
-                failed[combination.spec] = str(error)
-    return failed
+        ((_, outcome),) = _find(store, kind, [combination], lambda: time.monotonic() > deadline)
+    except StoppedError:
+        raise LongAtlasError("a measurement has this machine to itself; ask again when it is done") from None
+    if isinstance(outcome, LongAtlasError):
+        raise outcome
+    return outcome
 
 
-def _find(store: Store, kind: str, combinations: Sequence[Combination | None]) -> list[dict[str, Any]]:
-    """One command for all: its list has an item for each method, or is whole where it is of none."""
+def find_all(store: Store, kind: str, combinations: Iterable[Combination]) -> dict[str, str]:
+    """Find what is not kept yet of several methods. Returns the specs that failed, with the reason."""
+    missing = [combination for combination in combinations if kept(store, kind, combination) is None]
+    outcomes = _find(store, kind, missing)
+    return {spec: str(outcome) for spec, outcome in outcomes if isinstance(outcome, LongAtlasError)}
+
+
+def _find(
+    store: Store,
+    kind: str,
+    combinations: Sequence[Combination | None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[str, dict[str, Any] | LongAtlasError]]:
+    """Specs, each with what was found or why nothing was."""
     if not combinations:
-        return []
-    start, keys = time.time(), [_key(kind, combination) for combination in combinations]
-    specs = [combination.spec for combination in combinations if combination]
-    found = _printed([kind, *specs, "--json"], KINDS[kind] * len(keys))
-    parts = [[item] for item in found] if specs else [found]
-    seconds = (time.time() - start) / len(keys)
-    records = [{"found": part, "seconds": seconds, "at": start} for part in parts]
-    for key, record in zip(keys, records, strict=True):
-        store.remember(key, json.dumps(record))
-    return records
+        return
+    keys = {combination.spec if combination else "": _key(kind, combination) for combination in combinations}
+    requests = [Request(kind, {"spec": spec} if spec else asdict(SMALL)) for spec in keys]
+    with executor_on("cpu", store, should_stop=should_stop) as executor:
+        for reply in executor.ask(requests, KINDS[kind], together=True):
+            spec = reply.request.arguments.get("spec", "")
+            try:
+                value = value_of(reply)
+            except LongAtlasError as error:
+                yield spec, error
+                continue
+            found = [value] if spec else value
+            record = {"found": found, "seconds": reply.seconds, "at": time.time() - reply.seconds}
+            store.remember(keys[spec], json.dumps(record))
+            yield spec, record
 
 
 def _key(kind: str, combination: Combination | None) -> str:
@@ -83,42 +111,3 @@ def _key(kind: str, combination: Combination | None) -> str:
         return f"{kind}:{sources}:{who}"
     values = json.dumps(combination.options, sort_keys=True)
     return f"{kind}:{combination.spec}:{values}:{code.of(combination, kind)}:{who}"
-
-
-def _printed(arguments: list[str], seconds: float) -> Any:
-    command = with_keeper([sys.executable, "-m", "longatlas", *arguments])
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        raise LongAtlasError(
-            f"`longatlas {' '.join(arguments)}` took longer than {seconds:.0f} s and was ended; run it in a terminal "
-            "to see where it stands"
-        ) from None
-    finally:
-        _end(process)
-    try:
-        return json.loads(out)
-    except ValueError:
-        last = (err.strip() or f"exit code {process.returncode}").splitlines()[-1]
-        raise LongAtlasError(f"`longatlas {' '.join(arguments)}` failed: {last.removeprefix('Error: ')}") from None
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Its keeper ends all that it started; where it does not, its group is killed."""
-    if process.poll() is None:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=2 * END_SECONDS)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 
 from longatlas.harness.cells import Cell
-from longatlas.harness.executor import Executor
+from longatlas.harness.executor import Executor, Request
 from longatlas.identity import Code
 from longatlas.store import Store
 
+SECONDS = 120.0
 
-def set_peaks(executor: Executor, store: Store, cell: Cell) -> None:
-    """Let the executor tell shares of the peaks for cells like this one; nothing else may run on the device."""
+
+def machine_peaks(executor: Executor, store: Store, cell: Cell) -> dict[str, float] | None:
+    """The peaks for cells like this one, None where they cannot be measured; nothing else may run on the device."""
     parts = (*cell.who.values(), cell.device, cell.dtype, str(cell.threads), Code().of_measure("peaks"))
     key = " | ".join(("peaks", *parts))
     known = store.fact(key)
     if known is not None:
-        executor.peaks = json.loads(known)
-        return
-    executor.peaks = executor.measure_peaks(cell.device, cell.dtype, cell.threads)
-    if executor.peaks is not None:
-        store.remember(key, json.dumps(executor.peaks))
+        peaks: dict[str, float] = json.loads(known)
+        return peaks
+    asked = Request("peaks", {"device": cell.device, "dtype": cell.dtype, "threads": cell.threads})
+    (reply,) = executor.ask([asked], SECONDS)
+    measured: dict[str, float] | None = reply.value
+    if measured is not None:
+        store.remember(key, json.dumps(measured))
+    return measured

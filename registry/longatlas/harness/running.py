@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longatlas.catalog import has_cuda
 from longatlas.harness.cells import Cell, expand
-from longatlas.harness.executor import Executor, Finished
-from longatlas.harness.peaks import set_peaks
+from longatlas.harness.executor import Executor, Finished, Request
+from longatlas.harness.local import LocalExecutor
+from longatlas.harness.peaks import machine_peaks
 from longatlas.harness.plan import Plan, PlanError, load_plan, plan_from_values
 from longatlas.harness.progress import Listener, Progress, progress_bar
 from longatlas.harness.slot_lock import device_slot
@@ -55,14 +56,13 @@ def run(
     cells = expand(plan)
     store = store if isinstance(store, Store) else Store(store)
     store.check_writable()
-    with device_slot(plan.device, should_stop), _listener(progress) as told:
+    with executor_on(plan.device, store, plan.memory_gib, should_stop) as executor, _listener(progress) as told:
         statuses = {} if force else store.finished((cell.key for cell in cells), timeout=plan.timeout)
         if retry_failed:
             statuses = {key: status for key, status in statuses.items() if status == OK}
         predictor = Predictor.of(store, plan, [cell for cell in cells if cell.key not in statuses])
-        with Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor:
-            plan_run = PlanRun(cells, statuses, plan.timeout, store, executor, told, predictor)
-            plan_run.go(should_stop)
+        plan_run = PlanRun(cells, statuses, plan.timeout, store, executor, told, predictor)
+        plan_run.go(should_stop)
     keys = [plan_run.keys[cell.key] for cell in cells]
     return _in_order(store.rows(keys=keys), keys)
 
@@ -84,12 +84,12 @@ def estimate(plan: Plan, store: Store) -> float:
     done = store.finished((cell.key for cell in cells), timeout=plan.timeout)
     missing = [cell for cell in cells if cell.key not in done]
     predictor = Predictor.of(store, plan, missing)
-    with (
-        device_slot(plan.device),
-        Executor(hosts_path(store), log_path(store), plan.memory_gib) as executor,
-    ):
-        for cell in missing:
-            predictor.tell(cell, executor.estimate(cell, plan.timeout) or 0.0)
+    cache = str(hosts_path(store))
+    asked = [Request("estimate", {"cell": asdict(cell), "cache": cache}) for cell in missing]
+    with executor_on(plan.device, store, plan.memory_gib) as executor:
+        seconds = {id(reply.request): reply.value or 0.0 for reply in executor.ask(asked, plan.timeout)}
+    for cell, request in zip(missing, asked, strict=True):
+        predictor.tell(cell, seconds[id(request)])
     return sum(map(predictor.unlimited, missing))
 
 
@@ -110,6 +110,23 @@ def as_plan(plan: Plan | Mapping[str, Any] | Path | str) -> Plan:
     if isinstance(plan, Plan):
         return plan
     return plan_from_values(plan) if isinstance(plan, Mapping) else load_plan(plan)
+
+
+@contextmanager
+def executor_on(
+    device: str,
+    store: Store | None = None,
+    memory_gib: float = 0.0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Executor]:
+    """The executor with the device to itself; its log and its trained hosts lie beside the store.
+
+    Without a store it measures no cells, and what methods print goes to stderr. Raises StoppedError when `should_stop`
+    says so while another process has the device.
+    """
+    log, cache = (log_path(store), hosts_path(store)) if store else (None, None)
+    with device_slot(device.split(":")[0], should_stop), LocalExecutor(log, cache, memory_gib) as executor:
+        yield executor
 
 
 def hosts_path(store: Store) -> Path:
@@ -147,6 +164,7 @@ class PlanRun:
         self._waiting = {cell.key: cell for cell in cells if cell.key not in statuses}
         self.keys = {cell.key: cell.key for cell in cells}
         self._ended: dict[tuple[str, ...], Cell] = {}
+        self._peaks: dict[str, float] | None = None
         self._done = 0
 
     def go(self, should_stop: Callable[[], bool]) -> None:
@@ -157,9 +175,9 @@ class PlanRun:
     def measure(self, group: list[Cell], should_stop: Callable[[], bool] = lambda: False) -> None:
         """Finish the cells of one group: those that are not in the store, and that need to be tried, are measured."""
         missing = [cell for cell in group if not self._settled(cell)]
-        if missing and MEASURES[missing[0].measure].timed and self._executor.peaks is None:
-            set_peaks(self._executor, self._store, missing[0])
-        for finished in self._executor.measure_group(missing, self._timeout, should_stop, self._begin):
+        if missing and MEASURES[missing[0].measure].timed and self._peaks is None:
+            self._peaks = machine_peaks(self._executor, self._store, missing[0])
+        for finished in self._executor.measure_group(missing, self._timeout, should_stop, self._begin, self._peaks):
             finished = self._of_one_code(finished)
             self._save(finished)
             self._finish(finished)

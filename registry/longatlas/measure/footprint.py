@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.decoder.state import tensors
-from longatlas.footprint import Footprint, Setting
+from longatlas.footprint import TABLE, Footprint, Setting
 
 # The options that make a built-in method keep what its row of the table counts.
 SPECS = {
@@ -35,3 +37,19 @@ def measured_elements(row: Footprint, setting: Setting) -> int | None:
     for _ in range(segments):
         _, state = decoder(torch.zeros(1, setting.segment, dtype=torch.long), state)
     return sum(tensor.numel() for tensor in tensors(state) if tensor.is_floating_point())
+
+
+def table(setting: Setting) -> list[dict[str, Any]]:
+    """A dict for each row: elements by formula at the paper's setting and at this one, and those measured at this."""
+    return [
+        {
+            "name": row.name,
+            "method": row.method,
+            "cache": row.cache,
+            "context": row.context,
+            "paper": row.elements(Setting()),
+            "yours": row.elements(setting),
+            "measured": measured_elements(row, setting),
+        }
+        for row in TABLE
+    ]

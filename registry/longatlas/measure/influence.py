@@ -17,10 +17,8 @@ from longatlas.combination import Combination, as_combination
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.errors import LongAtlasError
-from longatlas.measure.influence_map import Influence
+from longatlas.measure.influence_map import MOST_TOKENS, TOKENS, Influence
 
-TOKENS = 32
-MOST_TOKENS = 256
 _DIRECTIONS = 8
 
 

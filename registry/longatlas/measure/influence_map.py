@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+TOKENS = 32  # of a sequence, where no other length is asked for
+MOST_TOKENS = 256
+
 
 @dataclass(frozen=True)
 class Influence:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import torch
 
 from longatlas.columns import of_tables
-from longatlas.errors import is_about_memory
+from longatlas.errors import LongAtlasError, UnsupportedError, is_about_memory
 
 Row = dict[str, Any]
 Answer = dict[str, Any]
@@ -31,6 +32,12 @@ def checked(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or is_about_memory(str(error))
+def failure_of(error: BaseException) -> Row:
+    """What measuring has raised as a row: `unsupported`, `oom` or `crash`, with the reason."""
+    if isinstance(error, LongAtlasError | UnsupportedError):
+        return failure("unsupported", str(error))
+    if isinstance(error, MemoryError):
+        return failure("oom", "the worker's memory limit was reached")
+    if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and is_about_memory(str(error))):
+        return failure("oom", str(error).splitlines()[0])
+    return failure("crash", " ".join(traceback.format_exception_only(error)[-1].split()))

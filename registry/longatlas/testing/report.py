@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +36,10 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         return {"method": self.method, "ok": self.ok, "checks": [asdict(r) for r in self.results]}
+
+    @classmethod
+    def from_dict(cls, report: Mapping[str, Any]) -> Report:
+        return cls(str(report["method"]), tuple(CheckResult(**check) for check in report["checks"]))
 
 
 class ConformanceError(AssertionError):

@@ -1,21 +1,23 @@
-"""What workers print: into a log file of bounded size, with the last words of each cell at hand."""
+"""What workers print: into a log file of bounded size, with the last words of each request at hand."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-KEPT_FOR_ONE_CELL = 1 << 20  # bytes that reach the log
-MOST_FOR_ONE_CELL = 64 << 20  # bytes printed before the worker is stopped
+KEPT = 1 << 20  # bytes that reach the log
+MOST = 64 << 20  # bytes printed before the worker is stopped
 LARGEST_LOG = 16 << 20
 LAST = 16000  # bytes; after a fault Python lists every extension module
 
 
 class Log:
-    """The workers' log file. It is begun anew when it has grown beyond 16 MiB."""
+    """The workers' log: a file, begun anew when it has grown beyond 16 MiB, or None for this process's stderr."""
 
-    def __init__(self, path: Path) -> None:
-        too_large = path.exists() and path.stat().st_size > LARGEST_LOG
-        self._stream = path.open("wb" if too_large else "ab", buffering=0)
+    def __init__(self, path: Path | None) -> None:
+        too_large = path is not None and path.exists() and path.stat().st_size > LARGEST_LOG
+        place = os.dup(2) if path is None else path
+        self._stream = open(place, "wb" if too_large else "ab", buffering=0)  # noqa: SIM115 - closed by close()
 
     @property
     def descriptor(self) -> int:
@@ -32,25 +34,25 @@ class Log:
         self._stream.close()
 
 
-class CellOutput:
-    """What a worker prints during one cell."""
+class Output:
+    """What a worker prints for one cell or request."""
 
     def __init__(self, log: Log) -> None:
         self._log, self._printed, self._tail = log, 0, b""
 
     def take(self, text: bytes) -> None:
         """Take in what was printed; beyond 1 MiB only the end is remembered."""
-        room = KEPT_FOR_ONE_CELL - self._printed
+        room = KEPT - self._printed
         if room > 0:
             self._log.write(text[:room])
         if 0 <= room < len(text):
-            self._log.write(b"\n[a cell printed more than 1 MiB; the rest of it is left out]\n")
+            self._log.write(b"\n[more than 1 MiB was printed; the rest of it is left out]\n")
         self._printed += len(text)
         self._tail = (self._tail + text)[-LAST:]
 
     @property
     def is_too_much(self) -> bool:
-        return self._printed > MOST_FOR_ONE_CELL
+        return self._printed > MOST
 
     @property
     def last_words(self) -> str:

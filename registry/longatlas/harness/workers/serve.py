@@ -1,7 +1,8 @@
-"""A worker: reads requests from its socket, one JSON object per line, and answers each; it may be killed at any time.
+"""A worker: reads requests from its channel, one JSON object per line, and answers each; it may be killed at any time.
 
-A request is the call of a method of longatlas.measure.bench.Bench. An answer has the request's id, `rows` where the
-cell is finished, and `work`: seconds in the measured code.
+A request names a function of longatlas.measure.requests. An answer has its id and what the function returned: `rows`
+where a cell is finished or the request failed, and `work`, seconds in the measured code; with it, for a cell, comes
+`who`, what measured. Lines with `told`, what the function tells on its way, may come before it.
 """
 
 from __future__ import annotations
@@ -17,49 +18,61 @@ from typing import Any
 
 import psutil
 
-Answer = dict[str, Any]
-
 
 def main(descriptor: int, memory_gib: float) -> None:
-    """Serve requests until the socket closes."""
-    from longatlas.harness.workers.limits import limit
-    from longatlas.measure.bench import Bench
-    from longatlas.processes import end_with_parent
+    """Serve requests until the channel closes."""
+    from longatlas.identity import facts
+    from longatlas.measure.requests import functions
+    from longatlas.processes import end_with_parent, limit_resources
 
     os.setpgid(0, 0)
     end_with_parent(signal.SIGKILL)
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # last words must not die with the process
-    limit(memory_gib)
-    bench, own = Bench(), os.getpid()
+    limit_resources(memory_gib)
     with socket.socket(fileno=descriptor) as channel, channel.makefile("rb") as lines:
+        speaker = Speaker(channel)
+        known = functions(lambda value: speaker.say({"told": value}))
         for line in lines:
             request = json.loads(line)
-            answer = _answer(bench, request)
-            if os.getpid() != own:  # the method forked, and this is the copy
-                _send(channel, {"id": request["id"], "forked": os.getpid()})
-                os._exit(0)
-            _send(channel, {**answer, "id": request["id"], "children": len(psutil.Process().children())})
+            speaker.request = request["id"]
+            answer = _answer(known[request["do"]], request["with"])
+            if "cell" in request["with"]:
+                answer["who"] = facts(request["with"]["cell"]["device"])
+            speaker.say({**answer, "children": len(psutil.Process().children())})
 
 
-def _send(channel: socket.socket, answer: Answer) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    channel.sendall(json.dumps(answer).encode() + b"\n")
+class Speaker:
+    """Sends messages. A copy of this process, which the method has forked, says that it is one and ends."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel, self._own = channel, os.getpid()
+        self.request = 0
+
+    def say(self, message: dict[str, Any]) -> None:
+        is_copy = os.getpid() != self._own
+        if is_copy:
+            message = {"forked": os.getpid()}
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._channel.sendall(json.dumps({**message, "id": self.request}).encode() + b"\n")
+        if is_copy:
+            os._exit(0)
 
 
-def _answer(bench: Any, request: dict[str, Any]) -> Answer:
-    from longatlas.measure.rows import failure
+def _answer(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What a function returns; of what it raises a row with a status and the reason."""
+    from longatlas.measure.rows import failure_of
 
     try:
-        answer: Answer = getattr(bench, request["do"])(**request.get("with", {}))
+        answer: dict[str, Any] = function(**arguments)
         json.dumps(answer)
         return answer
-    except MemoryError:
-        return {"rows": [failure("oom", "the worker's memory limit was reached")]}
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        traceback.print_exc()
-        return {"rows": [failure("crash", " ".join(traceback.format_exception_only(error)[-1].split()))]}
+    except BaseException as error:
+        row = failure_of(error)
+        if row["status"] == "crash":
+            traceback.print_exc()
+        return {"rows": [row]}
 
 
 if __name__ == "__main__":
