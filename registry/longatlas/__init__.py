@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from longatlas.decoder.decoder import Decoder
     from longatlas.decoder.operation import operation
     from longatlas.decoder.projected import ProjectedMixer
+    from longatlas.decoder.read import Read
     from longatlas.decoder.segment_loop import SegmentLoop
     from longatlas.harness.plan import Plan
     from longatlas.harness.running import run
@@ -41,6 +42,7 @@ __all__ = [
     "Position",
     "ProjectedMixer",
     "Prompt",
+    "Read",
     "Seen",
     "SegmentLoop",
     "Store",
@@ -65,6 +67,7 @@ __getattr__ = lazy_exports(
         "ProjectedMixer": ".decoder.projected",
         "SegmentLoop": ".decoder.segment_loop",
         "operation": ".decoder.operation",
+        "Read": ".decoder.read",
         "Plan": ".harness.plan",
         "run": ".harness.running",
         "Store": ".store",

@@ -45,3 +45,13 @@ def collect() -> Iterator[Collected]:
         yield collected
     finally:
         _collecting.reset(token)
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """What is added inside is not collected."""
+    token = _collecting.set(())
+    try:
+        yield
+    finally:
+        _collecting.reset(token)

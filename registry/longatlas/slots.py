@@ -30,7 +30,7 @@ SLOTS = {
     "mixer": "a module (x, state) -> (y, state) in place of position, memory and attention",
     "ffn": "a module x -> y",
     "model": "decoder -> decoder",
-    "context": "works before and after the decoder: tokens in, segments out; states in, one state out",
+    "context": "stands before the decoder: tokens into windows and a tail, the windows' states into one state",
     "objective": "loss(decoder, tokens, labels=None)",
 }
 
@@ -202,28 +202,71 @@ class Attention:
 
 
 class Prompt(NamedTuple):
-    """What a context's `split` returns.
+    """What a context's `split` makes of tokens [B, T].
 
-    windows  token tensors [B, W_i], each read from an empty state, independently of the others
-    tail     [B, Tq]: read last, from the state that `merge` makes of the windows' states
+    windows  token tensors [B, W_i], W_i >= 1, each read from an empty state, independently of the others. Windows of
+             one length may be folded into one tensor [n B, W] and are then read in one call, whose state has n B rows
+    tail     [B, Tq], Tq >= 1: read last, from the state that `merge` makes of the windows' states
+    scored   how many last tokens of the tail are the input's last ones, in their order; None = all of them.
+             The logits at these are the answers of a context that scores its tail (see Context)
+    handed   whatever else merge wants to know, such as which part of each window it is to keep
     """
 
     windows: Sequence[Tensor]
     tail: Tensor
+    scored: int | None = None
+    handed: Any = None
 
 
 @dataclass(frozen=True)
 class Context:
     """The `context` slot: how a long input is put before a decoder that reads less.
 
-    split  split(tokens [B, T]) -> Prompt. A call without a state goes through it; logits then are those of the
-           last token alone, [B, 1, V]. Calls with a state go straight to the decoder.
-    merge  merge(states) -> state: the windows' states into the one that the tail continues from. Not needed
-           when split makes no windows.
+    A call without a state goes through it: split > windows > merge > tail. Calls with a state go straight to the
+    decoder.
+
+    split   split(tokens [B, T]) -> Prompt, or split(tokens, read) where it runs the decoder itself to choose or to
+            write what is read: see longatlas.Read
+    merge   merge(states) -> state: the windows' states, in their order, into the one that the tail continues from; or
+            merge(states, prompt) where it needs what split returned. The state may be of any type that the decoder
+            takes: a method that fills `model` too may have one of its own. Not needed when split makes no windows
+    scores  what a call without a state answers. "last": the logits of the last token alone, [B, 1, V]. "tail": those of
+            all the scored tokens of the tail [B, scored, V], each of which then depends on no later token, neither
+            through the windows nor through what split chooses
+    trains  the decoder is trained through windows, merge and tail, and its loss is that of the scored tokens: it then
+            scores "tail". Otherwise a context is put around a trained decoder. Functions of a torch.nn.Module, given as
+            split or merge, have its parameters trained with the decoder's; one that differs by head has H first
+
+    What merge meets: a cached key was rotated by its position in its own window (0 ... W_i - 1), unless the memory has
+    raw_keys, and merge cannot turn it any more. In joined caches a position so occurs once for each window, and the
+    tail goes on from the position of the state that merge returns: of windows of unequal lengths the shorter end
+    farther from the tail than they stood. Make windows of one length, and put what is left over into the tail.
     """
 
-    split: Callable[[Tensor], Prompt]
-    merge: Callable[[Sequence[Any]], Any] | None = None
+    split: Callable[..., Prompt]
+    merge: Callable[..., Any] | None = None
+    scores: str = "last"
+    trains: bool = False
+
+    def __post_init__(self) -> None:
+        check_takes(self.split, 1 + self.reads, "a context's split", SPLIT)
+        if self.merge is not None:
+            check_takes(self.merge, 1 + names(self.merge, "prompt"), "a context's merge", MERGE)
+        if self.scores not in SCORES:
+            raise LongAtlasError(f"a context has scores={self.scores!r}; it must be one of {', '.join(SCORES)}")
+        if self.trains:
+            object.__setattr__(self, "scores", "tail")
+
+    @property
+    def reads(self) -> bool:
+        """Whether split runs the decoder."""
+        return names(self.split, "read")
+
+    def answered(self, prompt: Prompt) -> int:
+        """How many of the input's last tokens a prompt answers."""
+        if self.scores == "last":
+            return 1
+        return prompt.tail.shape[1] if prompt.scored is None else prompt.scored
 
 
 class Mixer(Protocol):
@@ -280,6 +323,10 @@ def as_position(built: Any) -> Position:
     return Position(**parts)
 
 
+CONTEXT_PARTS = ("split", "merge", "scores", "trains")
+SCORES = ("last", "tail")
+SPLIT = "split(tokens) or split(tokens, read)"
+MERGE = "merge(states) or merge(states, prompt)"
 EXTEND = "extend(k, v, past, here)"
 OBJECTIVE = "objective(decoder, tokens, labels=None)"
 
@@ -311,14 +358,14 @@ def as_attention(built: Any) -> Attention:
 
 
 def as_context(built: Any) -> Context:
-    """Accept a Context, or any object that has `split` (and `merge`)."""
+    """Accept a Context, or any object that has `split` (and `merge`, `scores`, `trains`)."""
     if isinstance(built, Context):
         return built
     if not callable(getattr(built, "split", None)):
         raise LongAtlasError(
-            f"a context builder returned {built!r}; it must have split(tokens) (return longatlas.Context(...))"
+            f"a context builder returned {built!r}; it must have {SPLIT} (return longatlas.Context(...))"
         )
-    return Context(built.split, getattr(built, "merge", None))
+    return Context(**{name: getattr(built, name) for name in CONTEXT_PARTS if hasattr(built, name)})
 
 
 def as_module(slot: str, built: Any) -> nn.Module:

@@ -18,7 +18,7 @@ from longatlas.tasks.cards import ABOUT_TRAINING, TASKS
 from longatlas.tasks.session import Recipe
 
 NAMES = [task.name for task in TASKS]
-# Tasks that score more places than the last token of a prompt, which is all that a context method answers.
+# Tasks that score more places than the last tokens of a prompt, which are all that a context method answers.
 EVERYWHERE = {name for name in NAMES if name.startswith("mad_")} | {"mqar", "overwrite_recall"}
 
 EXAMPLES: dict[str, Callable[[torch.Generator], tuple[Tensor, ...]]] = {
@@ -72,7 +72,7 @@ def test_smoke_presets_run(name: str, method: str, make_session: Callable[..., A
     task = load_catalog().task(name)
     session = make_session(name, method)
     if method == "passage_selection" and name in EVERYWHERE:
-        with pytest.raises(UnsupportedError, match="a context method answers the last token only"):
+        with pytest.raises(UnsupportedError, match="a context method answers the last tokens only"):
             task.run(session)
         return
     rows = task.run(session)

@@ -107,4 +107,4 @@ def test_a_prompt_method_is_asked_digit_by_digit() -> None:
     model = Prompted()
     tokens, labels = passkey.draw(3, 20, 0.2, torch.Generator().manual_seed(0))
     assert partial(passkey._found, model)(tokens, labels).all()
-    assert model.lengths == [19, 20]
+    assert model.lengths == [20, 19]

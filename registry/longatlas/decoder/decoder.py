@@ -12,10 +12,12 @@ from longatlas.cards import Method
 from longatlas.combination import Combination, as_combination
 from longatlas.decoder.builders import Builders
 from longatlas.decoder.config import DecoderConfig
+from longatlas.decoder.prompts import answer, make_prompt
+from longatlas.decoder.slot_mixer import adopt
 from longatlas.decoder.stack import Stack
 from longatlas.decoder.state import DecoderState
 from longatlas.errors import UnsupportedError
-from longatlas.slots import OBJECTIVE, as_context, check_takes, names
+from longatlas.slots import OBJECTIVE, Prompt, as_context, check_takes, names
 
 
 class Decoder(nn.Module):
@@ -27,7 +29,8 @@ class Decoder(nn.Module):
 
     `decoder(tokens [B, T], state=None) -> (logits [B, T, V], state)`. Prefill is one long call, decode is calls
     of one token, a stream is calls of segments; training passes no state. A method that fills `context` answers
-    a call without a state with the logits of the last token alone, [B, 1, V].
+    a call without a state with the logits [B, n, V] of the last n tokens: of the last one alone, or of those that it
+    scores (see longatlas.Context).
 
     Raises LongAtlasError for an unknown method, option or impl, and for slots that clash.
     """
@@ -44,6 +47,8 @@ class Decoder(nn.Module):
         stack = Stack(build)
         self.core: Any = build("model")(stack) if self.combination.fills("model") else stack
         self.context = as_context(build("context")) if self.combination.fills("context") else None
+        if self.context is not None:
+            adopt(self, "context", (self.context.split, self.context.merge))
         self._draw = stack.draw
         self._objective: Any = build("objective")
         check_takes(self._objective, 3, "an objective", f"{OBJECTIVE}: labels [B, T] say what is scored, None = all")
@@ -53,16 +58,29 @@ class Decoder(nn.Module):
 
         how  positions [T] or [B, T], visible bool [B, T] for a padded batch, places: see longatlas.decoder.state.here
 
-        Raises UnsupportedError where they are given to a `model` method that does not take them.
+        Raises UnsupportedError where they are given to a `model` method that does not take them, or to a `context`, and
+        LongAtlasError where a context's split or merge returns what it may not.
         """
+        given = self._checked(how)
         if self.context is None or state is not None:
-            out: tuple[Tensor, DecoderState] = self.core(tokens, state, **self._checked(how))
+            out: tuple[Tensor, DecoderState] = self.core(tokens, state, **given)
             return out
-        prompt = self.context.split(tokens)
-        states = [self.core(window, None)[1] for window in prompt.windows]
-        merged = self.context.merge(states) if self.context.merge and states else None
-        logits, state = self.core(prompt.tail, merged)
-        return logits[:, -1:], state
+        if given:
+            raise UnsupportedError(
+                f"'{self.combination.spec}' cuts a prompt itself and is not told of {', '.join(sorted(given))}; read "
+                "rows of one length, without drawn places"
+            )
+        return answer(self, tokens)
+
+    def prompt(self, tokens: Tensor) -> Prompt:
+        """What the `context` makes of tokens [B, T]: the windows and the tail that a call without a state reads.
+
+        Raises UnsupportedError where no method fills `context`, and LongAtlasError where split returns no Prompt for
+        these tokens.
+        """
+        if self.context is None:
+            raise UnsupportedError(f"'{self.combination.spec}' fills no context: it reads its tokens as they are")
+        return make_prompt(self, tokens)
 
     def hidden(self, tokens: Tensor, state: DecoderState | None = None, **how: Any) -> tuple[Tensor, DecoderState]:
         """What the head reads, [B, T, d_model], and the state; a `context` is passed by.
@@ -83,8 +101,10 @@ class Decoder(nn.Module):
         """Logits [n, V] at the n places of tokens [B, T] where bool chosen [B, T] is true.
 
         Those places alone are projected onto the vocabulary, where a `model` method offers `hidden` and `head`. A
-        `context` is passed by: the places are read in one call.
+        `context` is asked once, and raises UnsupportedError for places before those that it answers.
         """
+        if self.context is not None:
+            return self._answers_at(tokens, chosen, how)
         how = self._checked(how)
         if hasattr(self.core, "hidden") and hasattr(self.core, "head"):
             x, _ = self.core.hidden(tokens, None, **how)
@@ -94,17 +114,40 @@ class Decoder(nn.Module):
         logits = every[chosen]
         return logits
 
+    def _answers_at(self, tokens: Tensor, chosen: Tensor, how: dict[str, Any]) -> Tensor:
+        logits, _ = self(tokens, None, **how)
+        before = tokens.shape[1] - logits.shape[1]
+        if bool(chosen[:, :before].any()):
+            raise UnsupportedError(
+                f"'{self.combination.spec}' answers the last {logits.shape[1]} of {tokens.shape[1]} tokens, and token "
+                f"{int(chosen.any(0).int().argmax())} is asked for; ask for those alone, or let its tail hold more"
+            )
+        out: Tensor = logits[chosen[:, before:]]
+        return out
+
     def loss(self, tokens: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
         """The training loss, a scalar: the objective's, and what modules added by longatlas.losses.add.
 
         tokens     [B, T]
         labels     [B, T]: what is asked for at each place, -100 = nothing; None = every next token
         generator  that a Position.draw takes its places from; None = torch's own
+
+        Through a `context` that trains, the loss is that of the tokens that it scores. Raises UnsupportedError for one
+        that does not train, and for labels before those tokens.
         """
+        self.check_trains()
         subject: Any = self if self._draw is None else WithPlaces(self, generator)
         with losses.collect() as added:
             loss: Tensor = self._objective(subject, tokens, labels)
         return loss + sum(added.values()) if added else loss
+
+    def check_trains(self) -> None:
+        """Raise UnsupportedError where a `context` does not train."""
+        if self.context is not None and not self.context.trains:
+            raise UnsupportedError(
+                f"'{self.combination.spec}' puts its context around a trained decoder; it is not trained itself, which "
+                "would take a Context(trains=True)"
+            )
 
     def draw_places(self, length: int, generator: torch.Generator | None = None) -> Tensor:
         """Places [T] or [B, T] of `length` tokens in training, by the position slot's `draw`."""

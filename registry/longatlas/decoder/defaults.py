@@ -103,9 +103,13 @@ def objective(config: DecoderConfig) -> object:
 
 
 def next_token_loss(decoder: Any, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy in nats of tokens [B, T] from the second on, or of labels [B, T] where they are not -100."""
+    """Mean cross-entropy in nats of tokens [B, T] from the second on, or of labels [B, T] where they are not -100.
+
+    Where a decoder answers the last n tokens only, as one with a context does, it is that of the last n.
+    """
     if labels is None:
         logits, _ = decoder(tokens[:, :-1])
-        return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        targets = tokens[:, tokens.shape[1] - logits.shape[1] :]
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
     chosen = labels != NO_LABEL
     return functional.cross_entropy(decoder.logits_at(tokens, chosen).float(), labels[chosen])

@@ -100,7 +100,6 @@ class SlotMixer(ProjectedMixer):
 
 def adopt(module: nn.Module, name: str, functions: Iterable[Any]) -> None:
     """Register the modules whose methods a slot uses, so that their parameters are trained, moved and saved."""
-    for function in functions:
-        owner = getattr(function, "__self__", function)
-        if isinstance(owner, nn.Module):
-            module.add_module(f"{name}_module", owner)
+    owners = [getattr(function, "__self__", function) for function in functions]
+    for i, owner in enumerate(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module))):
+        module.add_module(f"{name}_module{i + 1 if i else ''}", owner)

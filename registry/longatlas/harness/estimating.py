@@ -131,7 +131,7 @@ class Predictor:
         measured = _at(_peaks_like(self._past, cell, cell.phase), "peak", cell.T)
         if measured is not None:
             return Peak(measured, at_least=False)
-        if cell.phase == "train" and parse_spec(cell.method).fills("context"):
+        if cell.phase == "train" and _is_around_a_trained_decoder(parse_spec(cell.method)):
             return None  # it is not trained
         least = max(_at(_peaks_like(self._past, cell, "prefill"), "peak", cell.T) or 0.0, least_peak(cell))
         return Peak(least, at_least=True) if least else None
@@ -143,6 +143,10 @@ class Predictor:
             seconds = _guess(self._plan, cell) if took is None else took
             self._before[cell.key] = (min(self._plan.timeout, seconds), took is not None)
         return self._before[cell.key]
+
+
+def _is_around_a_trained_decoder(combination: Combination) -> bool:
+    return any("context" in part.method.fills and part.method.training == "retrofit" for part in combination.parts)
 
 
 # From the store

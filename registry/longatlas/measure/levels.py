@@ -87,8 +87,8 @@ class WholeDecoder:
         return held(self.module)
 
     def inputs(self, length: int, *, train: bool = False) -> Inputs:
-        if train and self.module.context is not None:
-            raise UnsupportedError("a context method is put around a trained decoder; it is not trained itself")
+        if train:
+            self.module.check_trains()
         return (self._drawn.tokens(self.config.vocab_size, length + train),)
 
     def forward(self, inputs: Inputs, state: Any) -> tuple[Tensor, Any]:
@@ -194,7 +194,7 @@ class Repetition:
 
 
 def phase_runner(subject: Subject, phase: str, length: int) -> Repetition:
-    """What one repetition of a phase does. Raises UnsupportedError for training with a context method."""
+    """What one repetition of a phase does. Raises UnsupportedError for training with a context that does not train."""
     if phase == "train":
         return Repetition(subject, subject.inputs(length, train=True), None, train=True)
     if phase == "prefill":

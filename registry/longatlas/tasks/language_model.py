@@ -1,6 +1,6 @@
 """Byte-level language model: bits per byte by position bucket, at 1x to many times the training length.
 
-Of every method the last tokens of each bucket are scored apart, for that is all that a context method answers.
+Of every method the last tokens of each bucket are scored apart, for a context method answers no more.
 """
 
 from __future__ import annotations
@@ -111,9 +111,22 @@ def _score_prompts(decoder: Decoder, tokens: Tensor, ranges: list[tuple[int, int
     """The end of each bucket with the mean loss [n] of its last tokens, for a method that answers prompts."""
     for _, end in ranges:
         start = end - _scored(end)
-        _, state = decoder(tokens[:, :start])
-        logits, _ = decoder(tokens[:, start:end], state)
-        yield end, _losses(logits, tokens[:, start + 1 : end + 1]).mean(1)
+        yield end, _losses(_logits_between(decoder, tokens, start, end), tokens[:, start + 1 : end + 1]).mean(1)
+
+
+def _logits_between(decoder: Decoder, tokens: Tensor, start: int, end: int) -> Tensor:
+    """Logits [n, end - start, V] of tokens from `start` to `end`, given all before them, of a method with a context.
+
+    One that scores its tail is asked once, where its tail is long enough; else these tokens are read after a prompt.
+    """
+    logits: Tensor
+    if decoder.context is not None and decoder.context.scores == "tail":
+        logits, _ = decoder(tokens[:, :end])
+        if logits.shape[1] >= end - start:
+            return logits[:, start - end :]
+    _, state = decoder(tokens[:, :start])
+    logits, _ = decoder(tokens[:, start:end], state)
+    return logits
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ GUESSES = {
 def run(session: Session, skill: str) -> list[Row]:
     """The share of labelled places of a skill that are answered right."""
     if session.combination.fills("context"):
-        raise UnsupportedError("every place is scored; a context method answers the last token only")
+        raise UnsupportedError("every place is scored; a context method answers the last tokens only")
     settings, draw = session.settings, getattr(mad_draws, skill)
     config = host(settings, settings["vocab"] + settings.get("noise_vocab", 0), settings["length"])
     draw_batch = partial(draw, settings, settings["batch"])

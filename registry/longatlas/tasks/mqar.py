@@ -20,7 +20,7 @@ EXPONENT = 0.01  # of the power law that the gaps between a pair and its query f
 def run(session: Session) -> list[Row]:
     """Train on all numbers of pairs in turn; the share of queries answered right, together, by length and by pairs."""
     if session.combination.fills("context"):
-        raise UnsupportedError("recall is scored at every query; a context method answers the last token only")
+        raise UnsupportedError("recall is scored at every query; a context method answers the last tokens only")
     settings, sizes = session.settings, cases(session)
     draws = [partial(_draw, session, length, pairs, settings["batch"]) for length, pairs in sizes]
     recipe = Recipe(

@@ -25,7 +25,7 @@ FILLER = 0
 def run(session: Session) -> list[Row]:
     """The share of queries answered with the last value, and of those answered with an overwritten one."""
     if session.combination.fills("context"):
-        raise UnsupportedError("recall is scored at every query; a context method answers the last token only")
+        raise UnsupportedError("recall is scored at every query; a context method answers the last tokens only")
     settings = session.settings
     recipe = Recipe(
         host(settings, settings["vocab"], settings["length"]),

@@ -40,8 +40,9 @@ def chance(length: int, answers: float) -> Row:
 def answers(learner: Any, tokens: Tensor, labels: Tensor) -> Tensor:
     """What a learner answers at each label of tokens and labels [B, T]: [n], in the order of labels[labels != -100].
 
-    A method with a `context` answers the last token of a prompt alone. It is asked once for each labelled column,
-    with the text up to there.
+    A method with a `context` answers the last tokens of a prompt alone. It is asked with the text up to the last
+    labelled column, and again up to the last one that it has not answered, until all are: one that answers one token
+    is so asked once for each column.
     """
     batches = zip(_portions(tokens), _portions(labels), strict=True)
     ask = _ask_prompts if getattr(learner, "context", None) is not None else _ask
@@ -61,8 +62,13 @@ def _ask(learner: Any, tokens: Tensor, chosen: Tensor) -> Tensor:
 def _ask_prompts(learner: Any, tokens: Tensor, chosen: Tensor) -> Tensor:
     columns = chosen.any(0).nonzero().flatten().tolist()
     if not bool(chosen[:, columns].all()):
-        raise UnsupportedError("the places of the answers differ; a context method answers the last token only")
-    answered = [learner(tokens[:, : column + 1])[0][:, -1].argmax(-1) for column in columns]
+        raise UnsupportedError("the places of the answers differ; a context method needs them equal in all texts")
+    answered: list[Tensor] = []
+    while len(answered) < len(columns):
+        end = columns[len(columns) - len(answered) - 1] + 1
+        logits, _ = learner(tokens[:, :end])  # [B, n, V]: of the last n tokens
+        within = [column - end for column in columns if end - logits.shape[1] <= column < end]
+        answered = [*logits[:, within].argmax(-1).unbind(1), *answered]
     return torch.stack(answered, 1).flatten()
 
 

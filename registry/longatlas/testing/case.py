@@ -32,7 +32,7 @@ class Case:
 
     @cached_property
     def is_context(self) -> bool:
-        """Whether the method answers a call without a state with the last token's logits only."""
+        """Whether the method answers a call without a state with the last tokens' logits only."""
         return self.combination.fills("context")
 
     def decoder(

@@ -14,7 +14,9 @@ from longatlas.combination import Combination
 from longatlas.decoder.decoder import Decoder
 from longatlas.decoder.slot_mixer import SlotOperation
 from longatlas.decoder.state import here, state_bytes, tensors
+from longatlas.errors import UnsupportedError
 from longatlas.kernels import is_interpreting
+from longatlas.slots import Context
 from longatlas.testing.case import Case
 from longatlas.testing.compare import EXACT, require, require_close
 from longatlas.testing.heads import permute_heads
@@ -31,11 +33,15 @@ def builds(case: Case) -> None:
 
 
 def shape_and_dtype(case: Case) -> None:
-    """Logits are [B, T, V] in the weights' dtype and finite, in fp64, fp32 and bf16."""
+    """Logits are [B, T, V] in the weights' dtype and finite, in fp64, fp32 and bf16.
+
+    Of a context they are those of the tokens that it answers.
+    """
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        decoder, tokens = case.decoder(dtype=dtype), case.tokens(70)
         with torch.no_grad():
-            logits, _ = case.decoder(dtype=dtype)(case.tokens(70))
-        length = 1 if case.is_context else 70
+            logits, _ = decoder(tokens)
+            length = 70 if decoder.context is None else decoder.context.answered(decoder.prompt(tokens))
         expected = [2, length, case.config.vocab_size]
         require(list(logits.shape) == expected, f"logits are {list(logits.shape)}, not {expected}")
         require(logits.dtype == dtype, f"logits of a {dtype} decoder are {logits.dtype}")
@@ -65,6 +71,26 @@ def causality(case: Case) -> None:
             worst = float((after[:, :t] - before[:, :t]).abs().max())
             require(worst <= EXACT, f"changing token {t} of 150 changes an output before it by {worst:.2e}")
             require(not torch.equal(after[:, t], before[:, t]), f"changing token {t} leaves its output as it was")
+        if decoder.context is not None:
+            _check_answers(case, decoder, decoder.context)
+
+
+def _check_answers(case: Case, decoder: Decoder, context: Context) -> None:
+    """What a context answers are the input's last tokens; changing one changes its answer, and none before it."""
+    tokens = case.tokens(200, seed=7)
+    prompt = decoder.prompt(tokens)
+    n = context.answered(prompt)
+    same = torch.equal(prompt.tail[:, -n:], tokens[:, -n:])
+    require(same, f"the tail does not end with the input's last {n} tokens, which it answers")
+    before, _ = decoder(tokens)
+    for t in sorted({0, n // 2, n - 1}):
+        changed = tokens.clone()
+        changed[:, t - n] = (changed[:, t - n] + 1) % case.config.vocab_size
+        after, _ = decoder(changed)
+        what = f"changing token {200 - n + t} of a prompt of 200"
+        require(after.shape == before.shape, f"{what} changes the number of its answers")
+        require_close(after[:, :t], before[:, :t], EXACT, f"{what}: the answers before it")
+        require(not torch.equal(after[:, t], before[:, t]), f"{what} leaves its answer as it was")
 
 
 def segments_equal_whole(case: Case) -> None:
@@ -102,8 +128,8 @@ def _compare_states(found: Any, expected: Any, tolerances: Sequence[float], what
 
 def finite_gradients(case: Case) -> None:
     """The training loss gives every parameter a gradient that is finite and not all zero."""
-    _skip_if_context(case)
     decoder = case.decoder(dtype=torch.float32, train=True)
+    _skip_if_untrained(decoder)
     decoder.loss(case.tokens(200)).backward()  # type: ignore[no-untyped-call]
     for name, parameter in decoder.named_parameters():
         if not parameter.requires_grad:
@@ -259,9 +285,11 @@ def _round_trip(value: Any) -> Any:
     return torch.load(buffer, weights_only=False)
 
 
-def _skip_if_context(case: Case) -> None:
-    if case.is_context:
-        raise SkipCheck("a context method is put around a trained decoder; it is not trained itself")
+def _skip_if_untrained(decoder: Decoder) -> None:
+    try:
+        decoder.check_trains()
+    except UnsupportedError as reason:
+        raise SkipCheck(str(reason)) from None
 
 
 # A check raises AssertionError where a method breaks it; what it returns is told beside "passed".

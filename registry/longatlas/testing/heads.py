@@ -14,12 +14,16 @@ from longatlas.testing.report import SkipCheck
 def permute_heads(decoder: Decoder, order: Tensor) -> None:
     """Permute the heads in place: H groups of the first dimension of all tensors, and `out`'s inputs.
 
+    A context's own weights follow the convention too.
+
     Raises SkipCheck for a mixer without a projection called `out`.
     """
-    for block in (m for m in decoder.modules() if isinstance(m, Block)):
-        if not isinstance(getattr(block.mixer, "out", None), nn.Module):
-            raise SkipCheck("the mixer has no projection called 'out', so its heads cannot be told apart")
-        for name, tensor in [*block.mixer.named_parameters(), *block.mixer.named_buffers()]:
+    mixers = [m.mixer for m in decoder.modules() if isinstance(m, Block)]
+    if not all(isinstance(getattr(mixer, "out", None), nn.Module) for mixer in mixers):
+        raise SkipCheck("the mixer has no projection called 'out', so its heads cannot be told apart")
+    contexts = [m for name, m in decoder.named_children() if name.startswith("context_module")]
+    for module in (*mixers, *contexts):
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             _permute(name, tensor, order, decoder.config.n_heads, decoder.config.width)
 
 

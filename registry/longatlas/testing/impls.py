@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longatlas.cards import PEER
+from longatlas.decoder.decoder import Decoder
 from longatlas.decoder.operation import operation
 from longatlas.decoder.state import tensors
 from longatlas.errors import UnsupportedError
@@ -114,18 +115,25 @@ def _evidence(case: Case, impl: str, dtype: torch.dtype, length: int, seed: int 
         with torch.no_grad():
             logits, state = decoder(case.tokens(200, seed=7))
             more, state = decoder(tokens, state)
-        return [("the answer", logits), ("the output", more), *_named_state(state)]
+        gradients = []
+        if decoder.context is not None and decoder.context.trains:
+            decoder.loss(case.tokens(200, seed=7)).backward()  # type: ignore[no-untyped-call]
+            gradients = _gradients(decoder)
+        return [("the answer", logits), ("the output", more), *_named_state(state), *gradients]
     logits, state = decoder(tokens)
     with torch.no_grad():
         decoded, _ = decoder(tokens[:, :1], state)
     weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     (logits * weight.to(logits)).sum().backward()
-    gradients = [
+    outputs = [("the output", logits.detach()), ("the output of one more token", decoded)]
+    return [*outputs, *_operation(case, impl, dtype, length, seed), *_named_state(state), *_gradients(decoder)]
+
+
+def _gradients(decoder: Decoder) -> Evidence:
+    return [
         (f"{GRADIENT}{name}", p.grad if p.grad is not None else torch.zeros_like(p))
         for name, p in decoder.named_parameters()
     ]
-    outputs = [("the output", logits.detach()), ("the output of one more token", decoded)]
-    return [*outputs, *_operation(case, impl, dtype, length, seed), *_named_state(state), *gradients]
 
 
 def _operation(case: Case, impl: str, dtype: torch.dtype, length: int, seed: int) -> Evidence:
