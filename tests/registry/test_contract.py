@@ -407,8 +407,10 @@ def test_a_method_without_an_operation_says_so():
         with pytest.raises(UnsupportedError, match=words):
             operation(spec, CONFIG)
     q = torch.zeros(1, 3, 4, 8)
-    with pytest.raises(LongAtlasError, match=r"expected q \[B, T, 4, 8\]"):
+    with pytest.raises(LongAtlasError, match=r"k has shape \[1, 3, 4, 4\]; it must be \[B, T, Hkv, D\]"):
         operation("vanilla", CONFIG).mix(q, q[..., :4], q)
+    with pytest.raises(LongAtlasError, match=r"q has shape \[1, 3, 2, 8\]; it must be .* = \[B, T, 4, 8\]"):
+        operation("vanilla", CONFIG).mix(q[:, :, :2], q[:, :, :2], q[:, :, :2])
     with pytest.raises(UnsupportedError, match="not told where its tokens stand"):
         operation("linear_transformer", CONFIG).mix(q, q, q, positions=torch.arange(3))
 

@@ -12,7 +12,8 @@ from longatlas.combination import Combination, as_combination
 from longatlas.decoder.builders import Builders
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.state import Clocked, here
-from longatlas.errors import LongAtlasError, UnsupportedError
+from longatlas.errors import UnsupportedError
+from longatlas.ops.arguments import check_qkv, check_shape
 from longatlas.slots import names
 
 SLOTS = ("position", "memory", "attention", "mixer")
@@ -112,10 +113,6 @@ def _bare(mixer: nn.Module) -> nn.Module:
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, config: DecoderConfig) -> None:
-    heads, kv_heads, size = config.n_heads, config.kv_heads, config.head_size
-    fits = q.ndim == k.ndim == v.ndim == 4 and q.shape[:2] == k.shape[:2] == v.shape[:2]
-    if not fits or q.shape[2:] != (heads, size) or k.shape[2:] != (kv_heads, size) or v.shape[2] != kv_heads:
-        raise LongAtlasError(
-            f"q is {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}; expected q [B, T, {heads}, {size}] and k, v "
-            f"[B, T, {kv_heads}, {size}] of one B and T"
-        )
+    check_qkv(q, k, v, grouped=True)
+    check_shape("q", q, "B T H D", (None, None, config.n_heads, config.head_size))
+    check_shape("k", k, "B T Hkv D", (None, None, config.kv_heads, config.head_size))
