@@ -22,7 +22,7 @@ from longatlas.harness import analysis
 from longatlas.harness.plan_of import plan_of
 from longatlas.measures import QUALITY
 from longatlas.store import Store, queries
-from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
+from longatlas.tasks.cards import CHANCE, about_training
 from longatlas.words import BASELINE
 from longatlas_dashboard import charts, data, plots, selection
 from longatlas_dashboard.theme import DARK, LIGHT, Theme
@@ -129,7 +129,7 @@ def _quality(rows: pd.DataFrame) -> Iterator[Section]:
 
 
 def _metrics(rows: pd.DataFrame, task: str) -> Iterator[Picture]:
-    elsewhere = {"", CHANCE, *ABOUT_TRAINING, *analysis.depths(rows)["metric"]}
+    elsewhere = {"", CHANCE, *about_training(rows["metric"]), *analysis.depths(rows)["metric"]}
     for metric in dict.fromkeys(rows["metric"]):
         values = analysis.measured(rows, metric, task)
         if metric in elsewhere or values.empty:

@@ -12,6 +12,7 @@ from longatlas.errors import LongAtlasError, UnknownNameError, UnsupportedError
 from longatlas.hookspecs import hookimpl, method_folder
 from longatlas.lazy import lazy_exports
 from longatlas.slots import Attention, Context, Here, Memory, Position, Prompt, Seen, Where
+from longatlas.trainings import Teacher
 
 if TYPE_CHECKING:
     from longatlas.combination import Combination, parse_spec
@@ -47,6 +48,7 @@ __all__ = [
     "SegmentLoop",
     "Store",
     "Task",
+    "Teacher",
     "UnknownNameError",
     "UnsupportedError",
     "Where",

@@ -11,6 +11,7 @@ from typing import Any
 from longatlas.errors import LongAtlasError, UnsupportedError, unknown_name
 from longatlas.rules import KINDS, Rule, WrongValueError
 from longatlas.slots import SLOTS
+from longatlas.trainings import Teacher, check_training
 
 OptionValue = bool | int | float | str
 Builder = Callable[..., Any]
@@ -163,7 +164,14 @@ class Method:
     impls      ways to compute it; builders that take `impl` are told which one to use
     peers      name -> Peer: implementations of other projects. The impl "peer:name" runs one where it is asked for, and
                it is compared with the reference before it is timed; `auto` never means one
-    training   "train": must be trained with the model; "retrofit": can be put into a model trained without it
+    training   how it comes into a model. "train": it must be trained with the model; "retrofit": it is put into a model
+               trained without it; "adapt": it is put into such a model, and a short tuning follows
+    tunes      what the tuning of an "adapt" method changes: "all" weights, or "new": those that the host lacks
+    calibrate  `calibrate(decoder, batches, **options) -> options`: fits a "retrofit" or "adapt" method to a trained
+               host before it is put in; longatlas.tasks.stages tells more
+    teacher    a longatlas.Teacher: the objective is given it, trained and frozen, as its parameter `teacher`
+    sampler    `sampler(text, length, batch, seed, steps, **options)` yields batches of training text in place of the
+               task's own; longatlas.tasks.sampling tells more
     requires   importable modules it needs beyond torch ("triton")
     devices    device types it runs on
     deviations how it departs from the paper, in words
@@ -194,6 +202,10 @@ class Method:
     impls: tuple[str, ...] = ("torch",)
     peers: Mapping[str, Peer] = field(default_factory=dict)
     training: str = "train"
+    tunes: str = "all"
+    calibrate: Callable[..., Mapping[str, Any]] | None = None
+    teacher: Teacher | None = None
+    sampler: Callable[..., Any] | None = None
     requires: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
     deviations: str = ""
@@ -218,10 +230,7 @@ class Method:
                 )
         if not self.summary.strip():
             raise LongAtlasError(f"method '{self.name}' has an empty summary; write one sentence")
-        if self.training not in ("train", "retrofit"):
-            raise LongAtlasError(
-                f"method '{self.name}' has training={self.training!r}; it must be 'train' or 'retrofit'"
-            )
+        check_training(self)
         if not self.impls:
             raise LongAtlasError(f"method '{self.name}' names no impl; give at least one, such as 'torch'")
         names = [option.name for option in self.options]

@@ -12,6 +12,7 @@ from longatlas.catalog import impl_obstacle, load_catalog
 from longatlas.errors import LongAtlasError
 from longatlas.flops import Call, causal_softmax, growing_cache
 from longatlas.slots import MIXER_REPLACES, names
+from longatlas.trainings import TRAININGS, Teacher
 from longatlas.words import BASELINE
 
 _KEEPS = {"mixer", "memory", "attention", "context"}
@@ -26,11 +27,15 @@ class Part:
     options: Mapping[str, OptionValue]
 
     @property
+    def changed(self) -> dict[str, OptionValue]:
+        """The options that are not at their defaults."""
+        defaults = {option.name: option.default for option in self.method.options}
+        return {name: value for name, value in self.options.items() if value != defaults[name]}
+
+    @property
     def spec(self) -> str:
         """The shortest spelling: options at their defaults are left out."""
-        defaults = {option.name: option.default for option in self.method.options}
-        changed = [(n, v) for n, v in self.options.items() if v != defaults[n]]
-        return ":".join([self.method.name, *(f"{name}={_text(value)}" for name, value in changed)])
+        return ":".join([self.method.name, *(f"{name}={_text(value)}" for name, value in self.changed.items())])
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,9 @@ class Combination:
                         both += f" (a mixer stands in place of {', '.join(MIXER_REPLACES)})"
                     raise LongAtlasError(f"{both}; only methods with disjoint slots combine: leave one of them out")
                 owner[slot] = part.method.name
+        samplers = [part.method.name for part in self.parts if part.method.sampler]
+        if len(samplers) > 1:
+            raise LongAtlasError(f"'{samplers[0]}' and '{samplers[1]}' both have a sampler; leave one of them out")
 
     @property
     def spec(self) -> str:
@@ -75,21 +83,42 @@ class Combination:
 
     @property
     def training(self) -> str:
-        """`retrofit` when every part can be put into a model trained without it, else `train`."""
-        return "retrofit" if all(p.method.training == "retrofit" for p in self.parts) else "train"
+        """What a trained model needs before all parts are in it: the most that one of them needs."""
+        return max((part.method.training for part in self.parts), key=TRAININGS.index)
+
+    @property
+    def stages(self) -> tuple[Combination, ...]:
+        """What stands in a decoder one after the other: what is trained, then what is tuned, then all.
+
+        Vanilla is trained where no part is. What changes nothing is left out; the last is the combination itself.
+        """
+        trained = self._parts_of("train") or parse_spec(BASELINE).parts
+        tuned = self._parts_of("train", "adapt") or trained
+        before = [Combination(parts) for parts in (trained, tuned) if parts != self.parts]
+        return *before[: 1 if trained == tuned else 2], self
+
+    def _parts_of(self, *trainings: str) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if part.method.training in trainings)
+
+    @property
+    def host(self) -> Combination:
+        """What a model is trained with before the other parts are put in; vanilla when none is trained."""
+        return self.stages[0]
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The teacher that its objective learns from."""
+        return next((part.method.teacher for part in self.parts if part.method.teacher), None)
+
+    @property
+    def sampler(self) -> Part | None:
+        """The part that draws the batches of training text, where one does."""
+        return next((part for part in self.parts if part.method.sampler), None)
 
     @property
     def exact(self) -> bool:
         """Whether every part computes what vanilla computes from the same weights."""
         return all(part.method.exact for part in self.parts)
-
-    @property
-    def host(self) -> Combination:
-        """What a model is trained with before the retrofit parts are put in; vanilla when all are retrofit."""
-        trained = tuple(part for part in self.parts if part.method.training == "train")
-        if len(trained) == len(self.parts):
-            return self
-        return Combination(trained) if trained else parse_spec(BASELINE)
 
     @property
     def impls(self) -> tuple[str, ...]:
@@ -220,10 +249,14 @@ def call_with_options(function: Callable[..., Any], subject: Any, options: Mappi
 
     subject  what it is called with first: a builder's config, a formula's longatlas.flops.Call
     """
+    return function(subject, **taken(function, options))
+
+
+def taken(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that a function names as parameters; all when it takes **kwargs."""
     parameters = inspect.signature(function).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    chosen = {name: value for name, value in options.items() if takes_all or name in parameters}
-    return function(subject, **chosen)
+    return {name: value for name, value in options.items() if takes_all or name in parameters}
 
 
 def _parse_part(text: str, spec: str) -> Part:

@@ -9,6 +9,9 @@ objects below. Tensors are [B, T, H, D] throughout; k and v have H heads, or few
 
 A decoder has one clock, the number of tokens it has read. It tells every memory, and every mixer that asks for it,
 where the present call stands: `Here`.
+
+A module in any slot, such as a mixer or an ffn, may add losses of its own in training (longatlas.losses.add), and may
+offer `after_step()`: it is called after each step of the optimiser, without gradients, to clamp a span or move a mean.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 import pytest
 
-from longatlas import Cost, LongAtlasError, Method, Option, Peer, Task, UnknownNameError
+from longatlas import Cost, LongAtlasError, Method, Option, Peer, Task, Teacher, UnknownNameError
 
 
 def card(**changes):
@@ -21,7 +21,21 @@ WINDOW = Option("window", 8, "keys", unit="tokens", min=1, max=64)
         ({"fills": {"memroy": print}}, "unknown slot in method 'some_name': 'memroy'; did you mean 'memory'"),
         ({"fills": {"memory": 3}}, "which cannot be called"),
         ({"summary": " "}, "empty summary"),
-        ({"training": "maybe"}, "must be 'train' or 'retrofit'"),
+        ({"training": "maybe"}, "has training='maybe'; it must be 'retrofit', 'adapt' or 'train'"),
+        ({"tunes": "some"}, "has tunes='some'; it must be 'all' or 'new'"),
+        ({"tunes": "new"}, "has tunes='new' and training='train'; only a method with training='adapt' is tuned"),
+        (
+            {"calibrate": 3, "training": "retrofit"},
+            "has calibrate=3, which cannot be called; give a function, or leave",
+        ),
+        ({"calibrate": print}, "has calibrate and training='train'; it is fitted to a trained host"),
+        ({"sampler": "text"}, "has sampler='text', which cannot be called"),
+        (
+            {"sampler": print, "training": "retrofit"},
+            "has a sampler and training='retrofit', so nothing would be drawn",
+        ),
+        ({"teacher": "vanilla"}, "has teacher='vanilla'; it must be a longatlas.Teacher"),
+        ({"teacher": Teacher()}, "has a teacher and fills no objective, so nothing would learn from it"),
         ({"impls": ()}, "names no impl"),
         ({"options": (WINDOW, WINDOW)}, "has the option 'window' twice"),
         ({"options": WINDOW}, "it must be a tuple of Option, and a tuple of one needs a comma"),

@@ -54,7 +54,7 @@ def test_list_json_has_every_method_with_its_facts(run):
         "max": None,
         "choices": [],
     }
-    assert yarn["cost"] == {"time": "T^2", "state": "T"}
+    assert yarn["cost"] == {"time": "T^2", "state": "T", "train_time": ""}
 
 
 def test_list_filters(run):

@@ -11,7 +11,7 @@ from longatlas import catalog, measures
 from longatlas.combination import Combination, parse_spec
 from longatlas.harness import analysis
 from longatlas.measures import QUALITY
-from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
+from longatlas.tasks.cards import CHANCE, about_training
 from longatlas_dashboard import charts, controls, data, plots, safe, selection, takeaway, ui
 
 TABS = {"cost": "Time and memory", "quality": "Quality", "failed": "Failures", "table": "Table"}
@@ -66,7 +66,7 @@ def _quality(methods: list[str]) -> list[takeaway.Part]:
         shown.append((setting, chosen))
         st.caption(safe.plain(plots.subtitle(setting, chosen)))
         by_depth = analysis.depths(chosen)
-        told_elsewhere = {"", CHANCE, *ABOUT_TRAINING, *by_depth["metric"]}
+        told_elsewhere = {"", CHANCE, *about_training(chosen["metric"]), *by_depth["metric"]}
         for metric in dict.fromkeys(chosen["metric"]):
             if metric not in told_elsewhere:
                 _metric(chosen, task, metric)

@@ -33,6 +33,8 @@ from longatlas_dashboard import (
 )
 from longatlas_dashboard.theme import DARK
 
+TRAININGS = {"retrofit": "needs no training", "adapt": "tuned with the model", "train": "trained with the model"}
+
 
 def page() -> None:
     atlas = catalog.load_catalog()
@@ -92,7 +94,7 @@ def _head(atlas: catalog.Catalog, method: Method) -> None:
             color="green" if good else "orange",
             icon=":material/check:" if good else ":material/block:",
         )
-        st.badge("needs no training" if method.training == "retrofit" else "trained with the model", color="gray")
+        st.badge(TRAININGS[method.training], color="gray")
         for slot in method.fills:
             st.badge(f"slot: {slot}", color="blue")
     node = atlas.taxonomy.node(method.family)

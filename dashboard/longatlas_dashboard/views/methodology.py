@@ -79,7 +79,9 @@ unseen sequences are answered with 99.5%: `steps` says how many were done.
 `bits_per_byte` is that of a byte-level language model on held-out text, by position bucket: the T of a row is the upper
 end of its bucket, in multiples of the training length. `bits_per_byte_at_end` is that of the last 64 bytes of each
 bucket alone: all that a method has which answers prompts only, so it compares with every other. Lower is better.
-Methods that need no training (`retrofit`) are put into the decoder that was trained without them. The other tasks
+Methods that need no training (`retrofit`) are put into the decoder that was trained without them; after some (`adapt`)
+it is tuned for a fifth as many steps (`tune_steps`). A method may be fitted to the trained decoder first: its options
+then stand beside `calibrate_seconds`. `loss_` begins the losses that a method adds inside the model. The other tasks
 report `accuracy` between 0 and 1, and as `chance` what guessing gives.
 """,
     "What is never done": """
@@ -99,6 +101,7 @@ GLOSSARY = {
     "objective",
     "impl": "a way to compute the same method: reference (fp64, from the paper), torch, triton",
     "retrofit": "a method that goes into a model trained without it",
+    "adapt": "a method that goes into a model trained without it, which is tuned then",
     "verified": "compared with its reference on this machine, in outputs, states and gradients, before any time of it",
     "exact": "a method that computes what vanilla attention computes, by another way",
     "state": "what is carried from one call to the next: caches, memories, sums",

@@ -20,6 +20,7 @@ from longatlas.combination import call_with_options
 from longatlas.flops import Call
 from longatlas.plugins import Fault, Plugin
 from longatlas.taxonomy import Node
+from longatlas.trainings import training_words
 from longatlas.words import arxiv_address, is_arxiv
 
 # The case of which the formulas of a card are told: a prefill, and the token after it.
@@ -99,6 +100,10 @@ def _card(catalog: Catalog, method: Method, leaf: Node) -> dict[str, Any]:
         **_facts(method),
         "paper_address": paper_address(method),
         "family_titles": _titles(catalog, method.family),
+        "tunes": method.tunes,
+        "calibrate": method.calibrate is not None,
+        "teacher": asdict(method.teacher) if method.teacher else None,
+        "sampler": method.sampler is not None,
         "impls": list(method.impls),
         "peers": {name: peer.install for name, peer in method.peers.items()},
         "auto_impl": impl,
@@ -167,7 +172,7 @@ def _card_table(catalog: Catalog, method: Method) -> Table:
         **_formula_rows(method),
         "impls": f"{', '.join(method.impls)}; auto is '{impl}' here: {reason}",
         "peers": ", ".join(f"{PEER}{name}" for name in method.peers),
-        "training": method.training,
+        "training": training_words(method),
         "requires": ", ".join(method.requires),
         "devices": ", ".join(method.devices),
         "deviations": method.deviations,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from longatlas.decoder.prompts import answer, make_prompt
 from longatlas.decoder.slot_mixer import adopt
 from longatlas.decoder.stack import Stack
 from longatlas.decoder.state import DecoderState
+from longatlas.decoder.teacher import check_teacher, takes_teacher
 from longatlas.errors import UnsupportedError
 from longatlas.slots import OBJECTIVE, Prompt, as_context, check_takes, names
 
@@ -52,6 +54,8 @@ class Decoder(nn.Module):
         self._draw = stack.draw
         self._objective: Any = build("objective")
         check_takes(self._objective, 3, "an objective", f"{OBJECTIVE}: labels [B, T] say what is scored, None = all")
+        check_teacher(self.combination, self._objective)
+        self._teacher: tuple[nn.Module, ...] = ()  # a tuple, so that it is no part of this module
 
     def forward(self, tokens: Tensor, state: DecoderState | None = None, **how: Any) -> tuple[Tensor, DecoderState]:
         """One call.
@@ -125,20 +129,28 @@ class Decoder(nn.Module):
         out: Tensor = logits[chosen[:, before:]]
         return out
 
-    def loss(self, tokens: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+    def loss(
+        self,
+        tokens: Tensor,
+        labels: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        through: Callable[[Any], Any] = lambda decoder: decoder,
+    ) -> Tensor:
         """The training loss, a scalar: the objective's, and what modules added by longatlas.losses.add.
 
         tokens     [B, T]
         labels     [B, T]: what is asked for at each place, -100 = nothing; None = every next token
         generator  that a Position.draw takes its places from; None = torch's own
+        through    makes what the objective is given of the decoder, where something stands between the two
 
         Through a `context` that trains, the loss is that of the tokens that it scores. Raises UnsupportedError for one
-        that does not train, and for labels before those tokens.
+        that does not train, for labels before those tokens, and where the objective learns from a teacher and has none.
         """
         self.check_trains()
-        subject: Any = self if self._draw is None else WithPlaces(self, generator)
+        subject = through(self if self._draw is None else WithPlaces(self, generator))
         with losses.collect() as added:
-            loss: Tensor = self._objective(subject, tokens, labels)
+            loss: Tensor = self._objective(subject, tokens, labels, **self._taught())
         return loss + sum(added.values()) if added else loss
 
     def check_trains(self) -> None:
@@ -148,6 +160,20 @@ class Decoder(nn.Module):
                 f"'{self.combination.spec}' puts its context around a trained decoder; it is not trained itself, which "
                 "would take a Context(trains=True)"
             )
+
+    def learn_from(self, teacher: nn.Module) -> None:
+        """Give the objective a teacher (longatlas.Teacher), a decoder, or a task's module around one.
+
+        It is frozen, and neither saved nor moved with this one.
+        """
+        self._teacher = (teacher.eval().requires_grad_(False),)
+
+    def _taught(self) -> dict[str, nn.Module]:
+        if not takes_teacher(self._objective):
+            return {}
+        if not self._teacher:
+            raise UnsupportedError(f"'{self.combination.spec}' learns from a teacher; call decoder.learn_from(teacher)")
+        return {"teacher": self._teacher[0]}
 
     def draw_places(self, length: int, generator: torch.Generator | None = None) -> Tensor:
         """Places [T] or [B, T] of `length` tokens in training, by the position slot's `draw`."""

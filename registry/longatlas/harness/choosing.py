@@ -143,8 +143,8 @@ def _by_card(case: Case, spec: str) -> str:
         return "its plugin is not installed"
     if case.exact and not combination.exact:
         return "computes something else than vanilla attention"
-    if not case.may_train and combination.training == "train" and not _is_baseline(combination):
-        return "must be trained with the model"
+    if not case.may_train and not _is_baseline(combination):
+        return {"train": "must be trained with the model", "adapt": "needs a tuning"}.get(combination.training, "")
     return ""
 
 

@@ -15,7 +15,7 @@ from longatlas.combination import parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.harness.analysis import exponents
 from longatlas.measures import MEASURES, shaped, views
-from longatlas.tasks.cards import ABOUT_TRAINING, CHANCE
+from longatlas.tasks.cards import CHANCE, about_training
 from longatlas.words import BASELINE, OK
 
 SETTING = ("level", "policy", "device", "dtype", "threads", "seed", "machine")
@@ -84,7 +84,7 @@ def _quality(frame: pd.DataFrame) -> Iterator[Table]:
         rows = quality[quality["phase"] == phase]
         chance = rows.loc[rows["metric"] == CHANCE, "value"].unique()
         for metric in filter(None, rows["metric"].unique()):
-            if metric in (*ABOUT_TRAINING, CHANCE):
+            if metric in (*about_training(rows["metric"]), CHANCE):
                 continue
             guessing = f"; chance {chance[0]:.2g}" if metric == "accuracy" and len(chance) == 1 else ""
             title = f"{phase}: {titles.get(metric, metric)}{guessing}"
@@ -93,12 +93,13 @@ def _quality(frame: pd.DataFrame) -> Iterator[Table]:
 
 
 def _training(rows: pd.DataFrame, title: str) -> Table:
-    """How the reported decoders were trained; a dash where accuracy never reached 95%."""
-    told = rows[rows["metric"].isin(ABOUT_TRAINING)]
-    values = {(row.method, row.metric): f"{row.value:.4g}" for row in told.itertuples()}
+    """How the reported decoders were trained; a dash where accuracy never reached 95%, or there was no such thing."""
+    metrics = about_training(rows["metric"])
+    told = rows[rows["metric"].isin(metrics)]
+    values = {(row.method, row.metric): f"{row.value:.4g} {row.reason}".rstrip() for row in told.itertuples()}
     methods = dict.fromkeys(told["method"])
-    lines = [[method, *(values.get((method, metric), "–") for metric in ABOUT_TRAINING)] for method in methods]
-    return Table(title, ["method", *(metric.replace("_", " ") for metric in ABOUT_TRAINING)], lines)
+    lines = [[method, *(values.get((method, metric), "–") for metric in metrics)] for method in methods]
+    return Table(title, ["method", *(metric.replace("_", " ") for metric in metrics)], lines)
 
 
 def _failures(frame: pd.DataFrame) -> Iterator[Table]:

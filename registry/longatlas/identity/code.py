@@ -9,7 +9,7 @@ from typing import Any
 
 from longatlas.cards import PEER, Method, Task
 from longatlas.catalog import load_catalog
-from longatlas.combination import Combination, parse_spec
+from longatlas.combination import Combination, Part, parse_spec
 from longatlas.errors import LongAtlasError
 from longatlas.identity.closure import Closures
 from longatlas.lazy import Later
@@ -42,7 +42,7 @@ class Code(Closures):
 
         Raises LongAtlasError for a file that was there when its plugin was loaded and cannot be read any more.
         """
-        methods = _methods(combination, with_host=measure in MEASURES and not MEASURES[measure].shaped)
+        methods = _methods(combination, with_host=_trains(measure))
         called = [function for method in methods for function in _called(method, measure, impl)]
         facts: dict[str, Any] = {"methods": [_facts_of(method, measure) for method in methods]}
         if task is not None:
@@ -112,9 +112,23 @@ def _content(cell: Any) -> Any:
 
 
 def _methods(combination: Combination, *, with_host: bool = False) -> list[Method]:
-    """The methods of a combination, and of what a model is trained with before its retrofit parts are put in."""
-    parts = (*combination.parts, *(combination.host.parts if with_host else ()))
+    """The methods of a combination, and of what is trained before its other parts are put in, teachers among it."""
+    parts = (*combination.parts, *((*combination.host.parts, *_teachers(combination)) if with_host else ()))
     return list({part.method.name: part.method for part in parts}.values())
+
+
+def _teachers(combination: Combination) -> tuple[Part, ...]:
+    """The parts of its teacher and of that one's host; none where its spec is wrong, which its training tells."""
+    try:
+        teacher = parse_spec(combination.teacher.spec) if combination.teacher else None
+    except LongAtlasError:
+        return ()
+    return (*teacher.parts, *teacher.host.parts) if teacher else ()
+
+
+def _trains(measure: str) -> bool:
+    """Whether models are trained for a measure, or for its hosts."""
+    return measure == "training" or (measure in MEASURES and not MEASURES[measure].shaped)
 
 
 def _roots(measure: str) -> tuple[str, ...]:
@@ -133,7 +147,8 @@ def _called(method: Method, measure: str, impl: str = "") -> list[Callable[..., 
     """A method's functions that a measure calls; formulas of operations become rows of a timing."""
     formulas = [getattr(method, name) for name in _formulas(measure)]
     peer = method.peers.get(impl.removeprefix(PEER)) if impl.startswith(PEER) else None
-    others = [*formulas, peer.build if peer else None]
+    trained = [method.sampler, method.calibrate] if _trains(measure) else []
+    others = [*formulas, peer.build if peer else None, *trained]
     return [*method.fills.values(), *(function for function in others if function is not None)]
 
 
@@ -141,7 +156,7 @@ def _facts_of(method: Method, measure: str) -> dict[str, Any]:
     """What numbers depend on in a card beside its functions; checks look at more of it."""
     told = {
         "name": method.name,
-        "training": method.training,
+        "training": [method.training, method.tunes, repr(method.teacher)],
         "fills": {slot: getattr(builder, "__qualname__", "") for slot, builder in method.fills.items()},
         "options": [[option.name, option.unit, option.min] for option in method.options],
     }

@@ -21,6 +21,7 @@ from longatlas.decoder.decoder import Decoder
 from longatlas.decoder.operation import Operation, operation
 from longatlas.decoder.stack import Block
 from longatlas.decoder.state import Clocked, clocked
+from longatlas.decoder.teacher import give_random_teacher
 from longatlas.errors import UnsupportedError
 from longatlas.measure.live_bytes import UsedStorages
 
@@ -167,7 +168,7 @@ def build(cell: dict[str, Any]) -> Subject:
     decoder = Decoder(config, combination, impl=cell["impl"]).to(cell["device"], dtype)
     if level == "layer":
         return OneLayer(decoder, drawn)
-    return WholeDecoder(decoder, drawn)
+    return WholeDecoder(give_random_teacher(decoder) if cell["phase"] == "train" else decoder, drawn)
 
 
 @dataclass

@@ -6,12 +6,32 @@ of this size can follow, with the source beside it. `a>b` in an example: at toke
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from longatlas.cards import Task
 from longatlas.tasks.mad_cards import MAD
 from longatlas.tasks.presets import SMALL, TINY, later, settings
 
-# Metrics of every sweep that tell how training went, and the one that says what guessing would score.
-ABOUT_TRAINING = ("best_lr", "steps", "steps_to_95", "train_seconds", "diverged")
+# Metrics that tell how a sweep's trainings went, and the one that says what guessing would score.
+ABOUT_TRAINING = (
+    "best_lr",
+    "steps",
+    "steps_to_95",
+    "train_seconds",
+    "tune_steps",
+    "tune_seconds",
+    "calibrate_seconds",
+    "diverged",
+)
+LOSS = "loss_"  # begins the metric of a loss that a method adds inside the model
+
+
+def about_training(metrics: Iterable[str]) -> list[str]:
+    """Those of the metrics that tell how training went, each once."""
+    known = dict.fromkeys(metrics)
+    return [*(name for name in ABOUT_TRAINING if name in known), *(name for name in known if name.startswith(LOSS))]
+
+
 CHANCE = "chance"
 
 LANGUAGE_MODEL = Task(

@@ -12,6 +12,7 @@ from typing import Any
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.tasks.session import Session, open_session, seedless
+from longatlas.tasks.stages import Stage
 from longatlas.tasks.sweep import Row
 from longatlas.tasks.training import Batches, Recipe, Trainer
 
@@ -25,8 +26,9 @@ def seconds(cell: Mapping[str, Any], cache: str) -> float:
     cell   a mapping of the cell's fields
     cache  folder of trained hosts; those that are there cost nothing
 
-    A few steps at the preset's shape are timed and multiplied by steps, learning rates and seeds. An early stop makes
-    it less; testing what was trained is not counted. Raises UnsupportedError where the task cannot be run at all.
+    A few steps of each training, tuning and teacher at the preset's shape are timed and multiplied by steps, learning
+    rates and seeds. An early stop makes it less; calibration, and testing what was trained, are not counted. Raises
+    UnsupportedError where the task cannot be run at all.
     """
     task, session = open_session(cell, cache)
     estimator = _Estimator(**{f.name: getattr(session, f.name) for f in fields(Session)})
@@ -51,22 +53,24 @@ class _Estimator(Session):
     ) -> Decoder:
         recipe = Recipe(config, partial(seedless, batches), content)
         self._foresee(recipe, [(lr, self.seed)])
-        decoder = self.build(recipe, self.combination, self.seed)
+        decoder = self.stage(recipe, lr, self.seed).untrained()
         assert isinstance(decoder, Decoder)
         return decoder.to(self.dtype).eval()
 
     def _foresee(self, recipe: Recipe, trainings: list[tuple[float, int]]) -> None:
-        missing = [training for training in trainings if not self.has_host(recipe, *training)]
-        if missing:
-            steps = int(self.settings["steps"]) * len(missing)
-            self.foreseen.append(self._step_seconds(recipe, *missing[0]) * steps)
+        missing = {stage.path: stage for pair in trainings for stage in self.stage(recipe, *pair).missing()}
+        alike: dict[tuple[str, DecoderConfig], list[Stage]] = {}
+        for stage in missing.values():
+            alike.setdefault((stage.combination.spec, stage.recipe.config), []).append(stage)
+        self.foreseen.extend(_step_seconds(same[0]) * sum(stage.steps for stage in same) for same in alike.values())
 
-    def _step_seconds(self, recipe: Recipe, lr: float, seed: int) -> float:
-        """The median of a few steps, so that a slow first one does not count."""
-        host = self.build(recipe, self.combination.host, seed)
-        trainer, taken = Trainer(host, recipe.batches(seed), lr, self.settings), list[float]()
-        while len(taken) < MOST_STEPS and sum(taken) < ENOUGH_SECONDS:
-            start = time.perf_counter()
-            trainer.step()
-            taken.append(time.perf_counter() - start)
-        return median(taken)
+
+def _step_seconds(stage: Stage) -> float:
+    """The median of a few steps, so that a slow first one does not count."""
+    trainer = Trainer(stage.untrained(), stage.batches(stage.seed), stage.rate, stage.steps)
+    taken = list[float]()
+    while len(taken) < MOST_STEPS and sum(taken) < ENOUGH_SECONDS:
+        start = time.perf_counter()
+        trainer.step()
+        taken.append(time.perf_counter() - start)
+    return median(taken)

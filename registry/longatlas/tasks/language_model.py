@@ -36,7 +36,7 @@ def run(session: Session) -> list[Row]:
         train_length=length,
     )
     train = torch.frombuffer(bytearray(text.train), dtype=torch.uint8)
-    recipe = Recipe(config, partial(_batches, session, train), f"bytes {text_digest(text.train)}")
+    recipe = Recipe(config, partial(_batches, session, train), f"bytes {text_digest(text.train)}", text=train)
     return session.sweep(
         recipe, lambda decoder, seed: bits_by_position(decoder, tokens, length, reach), lower_is_better=True
     )

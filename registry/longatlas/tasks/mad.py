@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from longatlas.decoder.decoder import Decoder
-from longatlas.decoder.defaults import next_token_loss
 from longatlas.errors import UnsupportedError
 from longatlas.tasks import mad_draws, scores
 from longatlas.tasks.labelled import Draw, Settings, batches, host, unseen
@@ -57,13 +57,29 @@ class Autoencoder(nn.Module):
         self.places = nn.Embedding(length, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def loss(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy in nats of the labels [B, T]."""
-        return next_token_loss(self, tokens, labels)
+    def loss(self, tokens: Tensor, labels: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+        """The method's objective, which asks for the labels [B, T] by logits_at."""
+        return self.decoder.loss(tokens, labels, generator=generator, through=partial(_Read, self))
 
     def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
         """Logits [n, V] of the tokens [B, T] at bool chosen [B, T]."""
-        x, _ = self.decoder.hidden(tokens)
-        places = torch.arange(tokens.shape[1], device=tokens.device)
+        return self.read(self.decoder.hidden(tokens)[0], chosen)
+
+    def read(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """Logits [n, V] from hidden states x [B, T, d_model]."""
+        places = torch.arange(x.shape[1], device=x.device)
         read = x[:, -1:] + self.places(places)  # [B, T, d_model]
         return self.decoder.head(self.mlp(read[chosen]))
+
+
+class _Read:
+    """A decoder as the autoencoder reads it."""
+
+    def __init__(self, autoencoder: Autoencoder, decoder: Any) -> None:
+        self._autoencoder, self._decoder = autoencoder, decoder
+
+    def logits_at(self, tokens: Tensor, chosen: Tensor) -> Tensor:
+        return self._autoencoder.read(self._decoder.hidden(tokens)[0], chosen)
+
+    def __call__(self, *arguments: Any) -> Any:
+        raise UnsupportedError("compression is answered at chosen places alone; an objective must ask by logits_at")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from longatlas.cards import Task
 from longatlas.catalog import load_catalog
@@ -17,20 +16,16 @@ from longatlas.combination import Combination, parse_spec
 from longatlas.decoder.config import DecoderConfig
 from longatlas.decoder.decoder import Decoder
 from longatlas.errors import LongAtlasError, UnsupportedError
-from longatlas.identity import Code, counted, facts
-from longatlas.tasks import hosts
 from longatlas.tasks.corpus import Corpus, corpus_digest, load_corpus
+from longatlas.tasks.stages import Stage
 from longatlas.tasks.sweep import Row, Trial, sweep
-from longatlas.tasks.training import Batches, Recipe, Record, train
+from longatlas.tasks.training import Batches, Recipe, Record
 
 __all__ = ["Batches", "Recipe", "Session", "open_session"]
 
-# Settings that say which trainings are done, or how a trained decoder is tested, but not what it is trained on.
-NOT_TRAINED_BY = frozenset(("lr", "lrs", "seeds", "trials", "test_lengths", "sequences", "reach"))
-
 
 class Trained(NamedTuple):
-    """A learner ready to be evaluated, and how its host was trained."""
+    """A learner ready to be evaluated, and how it was trained."""
 
     learner: Any
     record: Record
@@ -120,57 +115,20 @@ class Session:
         return decoder
 
     def trained(self, recipe: Recipe, lr: float, seed: int) -> Trained:
-        """The method in a host trained with one learning rate and seed.
+        """The method in a decoder trained with one learning rate and seed; see longatlas.tasks.stages.
 
-        The host is the method without its retrofit parts; methods with the same host share it.
-        Raises DivergedError when training diverges.
+        Methods with the same host share it. Raises DivergedError when training diverges.
         """
-        known = self._facts(recipe, lr, seed)
-        path = hosts.path_of(self.cache, self.combination.host.name, known)
-        learner = self.build(recipe, self.combination, seed)
-        kept = hosts.read(path)
-        if kept is None:
-            host = self.build(recipe, self.combination.host, seed) if self._is_retrofit else learner
-            record = train(host, recipe, lr, seed, self.settings)
-            weights = dict(host.state_dict())
-            hosts.write(path, weights, {**known, **asdict(record), "versions": facts(self.device)})
-        else:
-            weights, told = kept
-            record = Record(told["steps"], told["seconds"], told["steps_to_95"])
-        learner.load_state_dict(weights)
-        return Trained(learner.to(self.dtype).eval(), record)
+        made = self.stage(recipe, lr, seed).made()
+        return Trained(made.learner.to(self.dtype).eval(), made.record)
 
-    def build(self, recipe: Recipe, combination: Combination, seed: int) -> nn.Module:
-        """An untrained learner; the seed gives its weights."""
-        torch.manual_seed(seed)
-        impl = "auto" if combination is not self.combination else self.impl
-        return recipe.wrap(Decoder(recipe.config, combination, impl=impl)).to(self.device)
-
-    def has_host(self, recipe: Recipe, lr: float, seed: int) -> bool:
-        """Whether the host of a training is in the cache and whole."""
-        path = hosts.path_of(self.cache, self.combination.host.name, self._facts(recipe, lr, seed))
-        return hosts.read(path) is not None
-
-    @property
-    def _is_retrofit(self) -> bool:
-        return self.combination.host is not self.combination
-
-    def _facts(self, recipe: Recipe, lr: float, seed: int) -> dict[str, Any]:
-        """Everything that the weights of a host depend on."""
-        host = self.combination.host
-        return {
-            "method": host.spec,
-            "options": host.options,
-            "impl": host.resolve_impl("auto", self.device) if self._is_retrofit else self.impl,
-            "device": self.device,
-            "config": asdict(recipe.config),
-            "content": recipe.content or self.task,
-            "settings": {k: v for k, v in self.settings.items() if k not in NOT_TRAINED_BY},
-            "lr": lr,
-            "seed": seed,
-            "source": Code().of_training(host, recipe.batches, recipe.wrap),
-            "who": counted(facts(self.device), self.device),
-        }
+    def stage(self, recipe: Recipe, lr: float, seed: int) -> Stage:
+        """The measured model, with all that is trained before it."""
+        stage = None
+        for combination in self.combination.stages:
+            stage = Stage(self, recipe, lr, seed, combination, stage)
+        assert stage is not None
+        return stage
 
 
 def seedless(batches: Callable[[], Batches], seed: int) -> Batches:

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from longatlas.errors import UnsupportedError
+from longatlas.tasks.cards import LOSS
 from longatlas.tasks.training import DivergedError, Record
 
 Row = dict[str, Any]
@@ -29,8 +30,10 @@ def sweep(
     their number and samples are their values; with one seed a row keeps the interval of its own evaluation.
 
     After the task's rows stand best_lr, steps (done, at most the budget), steps_to_95 (only if all seeds got there),
-    train_seconds (mean of a training) and diverged (trainings that diverged, of all rates).
-    Raises UnsupportedError when every training diverged.
+    train_seconds (mean of a training) and diverged (trainings that diverged, of all rates). Where there was a tuning,
+    steps and train_seconds are its host's, and tune_steps and tune_seconds its own. calibrate_seconds has as its reason
+    the specs with fitted options that were measured. loss_NAME is a loss that the model added to the objective's, the
+    mean over the last steps of training. Raises UnsupportedError when every training diverged.
     """
     tried: dict[float, list[Trial]] = {lr: [] for lr in lrs}
     for lr in lrs:
@@ -69,24 +72,35 @@ def _over_seeds(rows: list[Row]) -> Row:
 
 def _protocol(lr: float, records: list[Record], diverged: int, length: int) -> list[Row]:
     """How the reported trainings went."""
-    facts: list[tuple[str, str, list[float]]] = [
-        ("best_lr", "", [lr]),
-        ("steps", "steps", [record.steps for record in records]),
-        ("train_seconds", "s", [record.seconds for record in records]),
-        ("diverged", "trainings", [diverged]),
+    told = [
+        _row("best_lr", "", [lr], length),
+        _row("steps", "steps", [record.steps for record in records], length),
+        _row("train_seconds", "s", [record.seconds for record in records], length),
+        _row("diverged", "trainings", [diverged], length),
     ]
     reached = [record.steps_to_95 for record in records if record.steps_to_95 is not None]
     if len(reached) == len(records):
-        facts.insert(2, ("steps_to_95", "steps", [float(steps) for steps in reached]))
-    return [
-        {
-            "metric": metric,
-            "unit": unit,
-            "T": length,
-            "value": fmean(values),
-            "low": min(values),
-            "high": max(values),
-            "n": len(values),
-        }
-        for metric, unit, values in facts
-    ]
+        told.append(_row("steps_to_95", "steps", reached, length))
+    if any(record.tune_steps for record in records):
+        told.append(_row("tune_steps", "steps", [record.tune_steps for record in records], length))
+        told.append(_row("tune_seconds", "s", [record.tune_seconds for record in records], length))
+    if any(record.fitted for record in records):
+        specs = dict.fromkeys(spec for record in records for spec in record.fitted)
+        seconds = [sum(record.fitted.values()) for record in records]
+        told.append(_row("calibrate_seconds", "s", seconds, length) | {"reason": "; ".join(specs)})
+    for name in dict.fromkeys(name for record in records for name in record.losses):
+        added = [record.losses[name] for record in records if name in record.losses]
+        told.append(_row(f"{LOSS}{name}", "nats", added, length))
+    return told
+
+
+def _row(metric: str, unit: str, values: Sequence[float], length: int) -> Row:
+    return {
+        "metric": metric,
+        "unit": unit,
+        "T": length,
+        "value": fmean(values),
+        "low": min(values),
+        "high": max(values),
+        "n": len(values),
+    }

@@ -14,6 +14,7 @@ from longatlas.combination import Combination
 from longatlas.decoder.decoder import Decoder
 from longatlas.decoder.slot_mixer import SlotOperation
 from longatlas.decoder.state import here, state_bytes, tensors
+from longatlas.decoder.teacher import give_random_teacher
 from longatlas.errors import UnsupportedError
 from longatlas.kernels import is_interpreting
 from longatlas.slots import Context
@@ -128,7 +129,7 @@ def _compare_states(found: Any, expected: Any, tolerances: Sequence[float], what
 
 def finite_gradients(case: Case) -> None:
     """The training loss gives every parameter a gradient that is finite and not all zero."""
-    decoder = case.decoder(dtype=torch.float32, train=True)
+    decoder = give_random_teacher(case.decoder(dtype=torch.float32, train=True))
     _skip_if_untrained(decoder)
     decoder.loss(case.tokens(200)).backward()  # type: ignore[no-untyped-call]
     for name, parameter in decoder.named_parameters():
