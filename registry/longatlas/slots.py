@@ -237,8 +237,9 @@ class Context:
             all the scored tokens of the tail [B, scored, V], each of which then depends on no later token, neither
             through the windows nor through what split chooses
     trains  the decoder is trained through windows, merge and tail, and its loss is that of the scored tokens: it then
-            scores "tail". Otherwise a context is put around a trained decoder. Functions of a torch.nn.Module, given as
-            split or merge, have its parameters trained with the decoder's; one that differs by head has H first
+            scores "tail", and an objective is given the logits of these alone. Otherwise a context is put around a
+            trained decoder. Functions of a torch.nn.Module, given as split or merge, have its parameters trained with
+            the decoder's; one that differs by head has H first
 
     What merge meets: a cached key was rotated by its position in its own window (0 ... W_i - 1), unless the memory has
     raw_keys, and merge cannot turn it any more. In joined caches a position so occurs once for each window, and the

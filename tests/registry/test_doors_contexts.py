@@ -361,6 +361,10 @@ BAD = {
         cut(lambda t: Prompt((), torch.cat([t, t], 1)), scores="tail"),
         "made a tail of 24 tokens of 12, with scored=None, and scores its tail; the scored tokens are the input's own,",
     ),
+    "a scored that is no number of tokens": (
+        cut(lambda t: Prompt((), t, 2.0), scores="tail"),  # type: ignore[arg-type]
+        "made a tail of 12 tokens of 12, with scored=2.0, and scores its tail",
+    ),
     "no state": (cut(lambda t: Prompt([t], t), lambda states: None), "merge made None of 1 states; it must return"),
     "another form of split": (cut(lambda t, host: Prompt((), t)), "it must be split(tokens) or split(tokens, read)"),
     "another form of merge": (

@@ -51,8 +51,8 @@ def _check(prompt: Any, tokens: Tensor, context: Context) -> None:
             f"a context's split made {len(prompt.windows)} windows, and the context has no merge, so that its tail "
             "would see none of them; give Context(split, merge), or no windows: Prompt((), tail)"
         )
-    most = min(prompt.tail.shape[1], tokens.shape[1])
-    if not 1 <= context.answered(prompt) <= most:
+    most, answered = min(prompt.tail.shape[1], tokens.shape[1]), context.answered(prompt)
+    if type(answered) is not int or not 1 <= answered <= most:
         raise LongAtlasError(
             f"a context's split made a tail of {prompt.tail.shape[1]} tokens of {tokens.shape[1]}, with "
             f"scored={prompt.scored}, and scores its tail; the scored tokens are the input's own, 1 to {most}: say how "
