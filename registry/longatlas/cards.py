@@ -187,6 +187,8 @@ class Method:
     equations  its mathematics as LaTeX, shown on its page
     exact      it computes what vanilla computes from the same weights, by another way; the conformance check holds it
                to that
+    ranks      it computes with several ranks where there is a process group (see longatlas.parallel); the conformance
+               check holds n ranks to the results and gradients of one
 
     Raises LongAtlasError when a field breaks its rule.
     """
@@ -213,6 +215,7 @@ class Method:
     source: str = ""
     equations: tuple[str, ...] = ()
     exact: bool = False
+    ranks: bool = False
     flops: Callable[..., float] | None = None
     state_size: Callable[..., int] | None = None
 

@@ -121,6 +121,11 @@ class Combination:
         return all(part.method.exact for part in self.parts)
 
     @property
+    def ranks(self) -> bool:
+        """Whether a part computes with several ranks."""
+        return any(part.method.ranks for part in self.parts)
+
+    @property
     def impls(self) -> tuple[str, ...]:
         """The impls that every part with more than one offers; a part with one impl does not restrict."""
         choices = [part.method.impls for part in self.parts if len(part.method.impls) > 1]

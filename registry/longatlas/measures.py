@@ -23,7 +23,8 @@ class Wanted(NamedTuple):
     """A cell that a plan has of a measure, before a method, its code and the machine are bound to it.
 
     phase  train, prefill or decode, or the name of a task
-    case   the shape (batch, heads, head_size, of a decoder its layers), or a task's preset
+    case   the shape (batch, heads, head_size, of a decoder its layers; `ranks` where they are several), or a task's
+           preset
     T      tokens; 0 where the rows carry their own
     """
 
@@ -107,13 +108,13 @@ class Measure:
 
 
 def shapes(plan: Plan) -> Iterator[Wanted]:
-    """Each length at each level and phase of a plan."""
+    """Each length at each level and phase of a plan, for each number of ranks."""
     shape = {"batch": plan.batch, "heads": plan.heads, "head_size": plan.head_size}
     shape |= {"kv_heads": plan.kv_heads} if plan.kv_heads not in (0, plan.heads) else {}
     for length in sorted(plan.lengths):
-        for level, phase in product(plan.levels, plan.phases):
+        for level, phase, ranks in product(plan.levels, plan.phases, plan.ranks):
             case = {**shape, "layers": plan.layers} if level == "decoder" else shape
-            yield Wanted(phase, case, level, length)
+            yield Wanted(phase, {**case, "ranks": ranks} if ranks > 1 else case, level, length)
 
 
 def tasks(plan: Plan) -> Iterator[Wanted]:
@@ -122,7 +123,7 @@ def tasks(plan: Plan) -> Iterator[Wanted]:
         yield Wanted(task, {"preset": plan.preset})
 
 
-SHAPED_KEYS = ("phases", "levels", "lengths")
+SHAPED_KEYS = ("phases", "levels", "lengths", "ranks")
 TIMES = {"train": "Train time", "prefill": "Prefill time", "decode": "Decode time, one token"}
 CALLS = 7  # of a timing, at least: the first, one to warm up and five samples
 TRAINING = dict(zip(PRESETS, (5.0, 20.0, 90.0, 86_400.0), strict=True))  # seconds
@@ -155,7 +156,7 @@ MEMORY = Measure(
     needs=SHAPED_KEYS,
     function="longatlas.measure.memory:memory_of",
     guess=lambda plan, before, call: 1.0 + before + 3 * call,  # one to warm up, and a slow one
-    metrics=(Metric("resident_peak_bytes", LESS, "here"), Metric("*_bytes", LESS)),
+    metrics=(Metric("resident_peak_bytes", LESS, "here"), Metric("*_bytes", LESS), Metric("collective_elements", LESS)),
     shown=(
         View("peak_train", "Peak memory, train", "train", "peak_bytes", "bytes", "train: peak MiB", 2**20),
         View("peak_prefill", "Peak memory, prefill", "prefill", "peak_bytes", "bytes", "prefill: peak MiB", 2**20),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,15 @@ import pytest
 import ranked
 import torch
 
+import longatlas
 from longatlas import LongAtlasError, UnsupportedError, parallel
+from longatlas.combination import as_combination
+from longatlas.harness.plan import Plan
+from longatlas.harness.running import run
+from longatlas.store import Store
+from longatlas.testing import checks, runner, verify_method
+from longatlas.testing.case import make_case
+from longatlas.testing.ranks import compare_ranks
 
 LONG = 300.0  # seconds; nothing here takes so long
 
@@ -111,3 +120,104 @@ def test_ranks_end_with_a_caller_that_is_killed(tmp_path: Path, wait: Callable[.
     caller.kill()
     caller.wait()
     wait(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in children), "all are gone")
+
+
+@pytest.mark.parametrize(("method", "n"), [(ranked.RING, 3), (ranked.SPLIT, 2)])
+def test_ranks_equal_one(launcher: parallel.Launcher, method: longatlas.Method, n: int) -> None:
+    """Sharded by sequence, by heads and by weights (DTensor): outputs, state, every gradient."""
+    compare_ranks(make_case(as_combination(method)), n, "auto", launcher)
+
+
+@pytest.mark.parametrize(
+    ("method", "what"), [(ranked.OWN_GRADIENTS, "the gradient of"), (ranked.WRONG_WAY, "the output")]
+)
+def test_a_planted_fault_between_ranks_is_found(
+    launcher: parallel.Launcher, method: longatlas.Method, what: str
+) -> None:
+    with pytest.raises(AssertionError, match=rf"rank . of 2 at T = 63 beside one rank: {what} .*differs"):
+        compare_ranks(make_case(as_combination(method)), 2, "auto", launcher)
+
+
+def test_the_kit_starts_ranks_where_a_card_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "CHECKS", (checks.ranks_equal_one,))
+    monkeypatch.setattr(checks, "RANKS", (2,))
+    assert [result.status for result in verify_method("vanilla").results] == ["skipped"]
+    assert [result.status for result in verify_method(ranked.RING).results] == ["passed"]
+    (failure,) = verify_method(ranked.WRONG_WAY).failures
+    assert (failure.check, "differs" in failure.detail) == ("ranks_equal_one", True)
+
+
+# The tests' folder is on the path of this process alone, and workers must import the method.
+PLUGIN = """
+import sys
+sys.path.insert(0, {folder!r})
+from longatlas import hookimpl
+
+@hookimpl
+def register_methods(register):
+    from ranked import {card}
+    register({card})
+"""
+CASE: dict[str, Any] = {
+    "phases": ("prefill",),
+    "lengths": (8,),
+    "layers": 1,
+    "heads": 2,
+    "head_size": 8,
+    "budget": 0.02,
+    "threads": 2,
+}
+
+
+def plant(planted: Callable[..., str], card: str, name: str) -> str:
+    return planted(name, source=PLUGIN.format(folder=str(Path(ranked.__file__).parent), card=card))
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two ranks take two cores")
+def test_a_run_measures_ranks(planted: Callable[..., str], tmp_path: Path) -> None:
+    ring = plant(planted, "RING", "ring_linear")
+    store = Store(str(tmp_path / "store.sqlite"))
+    plan = Plan(methods=(ring, "vanilla"), measure=("speed", "memory"), ranks=(1, 2, 1024), **CASE)
+    frame = run(plan, store=store)
+    frame["ranks"] = [case.get("ranks", 1) for case in frame["case"]]
+    own = frame[(frame["method"] == ring) & (frame["ranks"] < 1024)]
+    assert set(own["status"]) == {"ok"}, own[["ranks", "status", "reason"]].to_string()
+    values = {(row.metric, row.ranks): row.value for row in own.itertuples()}
+    assert values["prefill_ms", 1] > 0
+    assert values["prefill_ms", 2] > 0
+    assert values["rms_error", 2] < 1e-4
+    assert values["weight_bytes", 2] == values["weight_bytes", 1], "its weights are whole"
+    state, own_part = 2 * 8 * 8, 4 * 16
+    assert values["collective_elements", 2] == 2 * state + own_part, "once round the ring, a sum, and a gathering"
+    assert ("collective_elements", 1) not in values
+    refused = frame[frame["status"] != "ok"].drop_duplicates(["method", "ranks"]).set_index(["method", "ranks"])
+    assert set(refused["status"]) == {"unsupported"}
+    cores = f"ranks is 1024; each takes one of this machine's CPU cores, and it has {os.cpu_count()}"
+    assert refused.loc[(ring, 1024), "reason"] == cores
+    for n in (2, 1024):
+        text = f"ranks is {n}, and it computes in one process: its card does not say ranks=True"
+        assert refused.loc[("vanilla", n), "reason"] == text
+    assert len(refused) == 3
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two ranks take two cores")
+def test_a_rank_that_dies_costs_its_cell(planted: Callable[..., str], tmp_path: Path) -> None:
+    dying = plant(planted, "DYING", "dying")
+    store = Store(str(tmp_path / "store.sqlite"))
+    frame = run(Plan(methods=(dying, "vanilla"), measure=("memory",), ranks=(1, 2), **CASE), store=store)
+    (crashed,) = frame[frame["status"] == "crash"].itertuples()
+    assert (crashed.method, crashed.case["ranks"]) == (dying, 2)
+    assert "rank 1 of 2 was ended by SIGKILL" in crashed.reason
+    assert set(frame[[case.get("ranks", 1) == 1 for case in frame["case"]]]["status"]) == {"ok"}
+    left = [p for p in psutil.process_iter(["cmdline"]) if "longatlas.parallel.ranks" in (p.info["cmdline"] or [])]
+    assert not [p for p in left if str(tmp_path) in p.environ().get("PYTHONPATH", "")]
+
+
+def test_a_plan_without_ranks_is_what_it_was() -> None:
+    plan = Plan(methods=("vanilla",))
+    assert plan.ranks == (1,)
+    assert plan.with_values({"ranks": [2]}).hash != plan.hash == plan.with_values({"ranks": [1, 1]}).hash
+    with pytest.raises(LongAtlasError, match="plan: ranks has 0; expected a whole number of at least 1"):
+        plan.with_values({"ranks": [0]})
+    with pytest.raises(LongAtlasError, match="plan: ranks is empty; give some, such as 1"):
+        plan.with_values({"ranks": []})

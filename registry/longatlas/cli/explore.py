@@ -114,6 +114,7 @@ def _card(catalog: Catalog, method: Method, leaf: Node) -> dict[str, Any]:
         "source": method.source,
         "equations": list(method.equations),
         "exact": method.exact,
+        "ranks": method.ranks,
         "plugin": catalog.plugin_of(method.name).name,
         "remedies": [remedy for _, remedy in obstacles(method)],
         "formulas": _formulas(method),

@@ -68,7 +68,13 @@ class Cell:
     def label(self) -> str:
         of = f" {self.level}" if self.level not in ("", "decoder") else ""
         told = f"{self.method} {self.phase}{of}" + (f" T={self.T}" if self.T else "")
+        told += f" ranks={self.ranks}" if self.ranks > 1 else ""
         return f"{told} {self.unusual_impl}".rstrip()
+
+    @property
+    def ranks(self) -> int:
+        """How many processes compute it together."""
+        return int(self.case.get("ranks", 1))
 
     @property
     def unusual_impl(self) -> str:
@@ -79,12 +85,12 @@ class Cell:
     @property
     def group(self) -> tuple[Any, ...]:
         """Cells that differ by the method alone are measured in turns."""
-        return self.measure, self.T, self.level, self.phase
+        return self.measure, self.T, self.level, self.phase, self.ranks
 
     @property
     def series(self) -> tuple[str, ...]:
         """Cells that differ by T alone: after an `oom` or `timeout` longer ones are skipped."""
-        return self.method, self.impl, self.measure, self.phase, self.level
+        return self.method, self.impl, self.measure, self.phase, self.level, str(self.ranks)
 
     def record(
         self, rows: Sequence[Mapping[str, Any]], seconds: float, told: Mapping[str, str] | None = None
@@ -159,7 +165,7 @@ def _cell(plan: Plan, combination: Combination, impl: str, measure: Measure, wan
         measure=measure.name,
         phase=wanted.phase,
         level=wanted.level,
-        policy=resolve_policy(plan.policy, plan.device) if measure.timed else "",
+        policy=resolve_policy(plan.policy, "cpu" if "ranks" in wanted.case else plan.device) if measure.timed else "",
         T=wanted.T,
         case=wanted.case,
         dtype=plan.dtype,

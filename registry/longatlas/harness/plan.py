@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["KEYS", "Plan", "PlanError", "load_plan", "load_plans", "plan_from_values", "plan_from_yaml", "read_key"]
 
 
+LATER: Mapping[str, Any] = {"kv_heads": 0, "ranks": [1]}  # keys that 0.1.0 did not have, at their defaults
+
+
 def _key(default: Any, help: str, *, required: bool = False, **more: Any) -> Any:
     """A field of a Plan that is a Key with its own name."""
     about = {"default": default, "help": help, **more}
@@ -127,6 +130,13 @@ class Plan:
     heads: int = _key(4, "Its heads H.", min=1)
     head_size: int = _key(32, "Its head size D.", min=1)
     kv_heads: int = _key(0, "Its heads of k and v; 0 = H.", min=0, label="kv_heads (0: heads)")
+    ranks: tuple[int, ...] = _key(
+        (1,),
+        "Ranks that compute together, each a process (speed and memory), such as 1,2,4.",
+        min=1,
+        max=1024,
+        label="ranks (time and memory)",
+    )
     corpus: str = _key(
         "",
         "File or folder of text for language_model; default: the Python standard library's source.",
@@ -235,7 +245,7 @@ class Plan:
     def hash(self) -> str:
         """Content hash, 12 hexadecimal digits: the same plan has the same hash."""
         # A key that came later leaves the hashes of plans without it as they were.
-        values = {key: value for key, value in self.as_dict().items() if key != "kv_heads" or value}
+        values = {key: value for key, value in self.as_dict().items() if value != LATER.get(key)}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -39,6 +39,7 @@ def plan_of(methods: Iterable[str], setting: Mapping[str, Any], rows: pd.DataFra
         values |= {"tasks": tuple(sorted(found["phase"])), "preset": case["preset"], "corpus": case.get("corpus", "")}
     else:
         values |= {name: int(case[name]) for name in SHAPE if name in case}
+        values |= {"ranks": (int(case["ranks"]),)} if "ranks" in case else {}
         values |= {
             "phases": tuple(name for name in PHASES if name in found["phase"]),
             "lengths": tuple(sorted(int(length) for length in found["T"])),

@@ -50,6 +50,7 @@ def _growth(frame: pd.DataFrame) -> Iterator[Table]:
     """Fitted exponents of T beside what the cards claim; a method's own setting is its newest one."""
     shown = {"prefill_ms": "prefill time", "train_ms": "train time", "state_bytes": "state"}
     rows = frame[frame["metric"].isin(list(shown)) & (frame["level"] == "decoder")]
+    rows = rows[rows["case"].map(lambda case: case.get("ranks", 1) == 1).astype(bool)]
     rows = rows.drop_duplicates(["method", "impl", "phase", "metric", "T"], keep="last")
     fits = exponents(rows[rows["value"] > 0]) if rows["T"].nunique() > 1 else pd.DataFrame()
     lines: dict[str, list[str]] = {}

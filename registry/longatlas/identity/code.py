@@ -25,7 +25,7 @@ ROOTS: Mapping[str, str] = {
     "verify": "longatlas.testing.runner",
 }
 # What `verify` holds a method to, and no number depends on.
-HELD_BY_CHECKS = ("exact", "deviations", "departs", "cost", "impls")
+HELD_BY_CHECKS = ("exact", "ranks", "deviations", "departs", "cost", "impls")
 
 
 class Code(Closures):
@@ -154,12 +154,13 @@ def _called(method: Method, measure: str, impl: str = "") -> list[Callable[..., 
 
 def _facts_of(method: Method, measure: str) -> dict[str, Any]:
     """What numbers depend on in a card beside its functions; checks look at more of it."""
-    told = {
+    told: dict[str, Any] = {
         "name": method.name,
         "training": [method.training, method.tunes, repr(method.teacher)],
         "fills": {slot: getattr(builder, "__qualname__", "") for slot, builder in method.fills.items()},
         "options": [[option.name, option.unit, option.min] for option in method.options],
     }
+    told |= {"ranks": True} if method.ranks else {}
     held = HELD_BY_CHECKS if measure == "verify" else ()
     return told | {name: repr(getattr(method, name, "")) for name in held}
 

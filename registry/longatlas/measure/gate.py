@@ -10,6 +10,7 @@ import torch
 
 from longatlas.combination import parse_spec
 from longatlas.errors import UnsupportedError
+from longatlas.measure import ranked
 from longatlas.testing.case import make_case
 from longatlas.testing.checks import causality
 from longatlas.testing.impls import Agreement, compare_impl
@@ -29,16 +30,19 @@ def begin(cell: dict[str, Any]) -> Verdict:
     """Look at a cell's correctness, then set its number of threads. Raises UnsupportedError where a GPU is missing."""
     if cell["device"] == "cuda" and not torch.cuda.is_available():
         raise UnsupportedError("torch finds no GPU here; `longatlas doctor` says why")
-    found = verdict(cell["method"], cell["impl"], cell["device"], cell["dtype"], "kv_heads" in cell["case"])
+    ranked.check(cell)
+    how = (cell["impl"], cell["device"], cell["dtype"], "kv_heads" in cell["case"])
+    found = verdict(cell["method"], *how, ranked.ranks_of(cell))
     torch.set_num_threads(cell["threads"])
     return found
 
 
 @cache
-def verdict(spec: str, impl: str, device: str, dtype: str, grouped: bool = False) -> Verdict:
+def verdict(spec: str, impl: str, device: str, dtype: str, grouped: bool = False, ranks: int = 1) -> Verdict:
     """Whether an impl agrees with the method's reference, and no output depends on a later token; once per worker.
 
     The shapes are small; outputs, state and gradients are compared. With `grouped` two query heads share each of k, v.
+    Several ranks are compared with one.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -48,6 +52,8 @@ def verdict(spec: str, impl: str, device: str, dtype: str, grouped: bool = False
             case = replace(case, config=replace(case.config, n_kv_heads=case.config.n_heads // 2))
         found: Agreement = compare_impl(case, impl, LENGTH, getattr(torch, dtype))
         causality(case)
+        if ranks > 1:
+            ranked.compare(case, ranks, impl)
     except AssertionError as error:
         return Verdict(str(error) or "an assertion in the method failed")
     finally:

@@ -171,6 +171,11 @@ def build(cell: dict[str, Any]) -> Subject:
     return WholeDecoder(give_random_teacher(decoder) if cell["phase"] == "train" else decoder, drawn)
 
 
+def tokens_of(cell: dict[str, Any]) -> int:
+    """Tokens of one repetition of a cell's phase."""
+    return int(cell["case"]["batch"]) * (1 if cell["phase"] == "decode" else int(cell["T"]))
+
+
 @dataclass
 class Repetition:
     """One repetition of a phase, to be called; it gives what forward gave.

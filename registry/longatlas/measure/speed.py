@@ -29,20 +29,26 @@ class Timing:
     policy   how it is timed
     budget   seconds of samples, at most
     look     gets what the first call gave
+    agree    what counts of this process's seconds: of several ranks, which must decide alike, the slowest's
 
     The first call is apart: it compiles, tunes and fills caches. `compile_seconds` is how much longer it took than the
     median does.
     """
 
     def __init__(
-        self, run: Callable[[], Any], policy: Policy, budget: float, look: Callable[[Any], None] = lambda result: None
+        self,
+        run: Callable[[], Any],
+        policy: Policy,
+        budget: float,
+        look: Callable[[Any], None] = lambda result: None,
+        agree: Callable[[float], float] = float,
     ) -> None:
         self._run, self._policy, self.budget = run, policy, budget
         self.samples: list[float] = []
         self._slices = 0
         start = benchmark.timer()
         result = run()
-        self._first_seconds = float(benchmark.timer() - start)
+        self._first_seconds = agree(benchmark.timer() - start)
         look(result)
         self.work_seconds = self._first_seconds
 

@@ -8,7 +8,7 @@ import torch
 
 from longatlas.combination import parse_spec
 from longatlas.decoder.state import state_bytes
-from longatlas.measure import gate, levels
+from longatlas.measure import gate, levels, ranked
 from longatlas.measure.flops import cell_flops
 from longatlas.measure.policies import POLICIES
 from longatlas.measure.roofline import Peaks, Traffic, moved_bytes, roofline_rows, written_state
@@ -25,10 +25,16 @@ class TimedCell:
     Raises UnsupportedError where the method has no part in the level.
     """
 
+    timing: Timing | ranked.RankedTiming
+
     def __init__(self, cell: dict[str, Any], verdict: gate.Verdict, peaks: Peaks | None) -> None:
+        self._cell, self._verdict = cell, verdict
+        if ranked.ranks_of(cell) > 1:
+            self.timing = ranked.RankedTiming(cell)
+            return
         subject = levels.build(cell)
         self._once = levels.phase_runner(subject, cell["phase"], cell["T"])
-        self._cell, self._verdict, self._peaks, self._moved = cell, verdict, peaks, 0
+        self._peaks, self._moved = peaks, 0
         self._flops = cell_flops(parse_spec(cell["method"]), subject.module, subject.config, cell)
         self.timing = Timing(self._once, POLICIES[cell["policy"]], cell["budget"], self._look)
 
@@ -53,7 +59,8 @@ class TimedCell:
 
     def _rows(self) -> list[Row]:
         cell = self._cell
-        tokens = cell["case"]["batch"] * (1 if cell["phase"] == "decode" else cell["T"])
         error = {"metric": "rms_error", "unit": "ratio", "value": self._verdict.error, "n": 1}
+        if isinstance(self.timing, ranked.RankedTiming):
+            return [*self.timing.rows(), error]
         roofline = roofline_rows(self._flops, self._moved, self.timing.median, self._peaks)
-        return [*self.timing.rows(cell["phase"], tokens), error, *roofline]
+        return [*self.timing.rows(cell["phase"], levels.tokens_of(cell)), error, *roofline]

@@ -229,7 +229,7 @@ def _check_case(case: Mapping[str, Any], shaped: bool, place: str) -> None:
         if not isinstance(case.get("preset"), str):
             raise LongAtlasError(f"{place}: case is {case!r}; expected the task's preset in it, such as 'demo'")
         return
-    for name in ("batch", "heads", "head_size", *(name for name in ("kv_heads", "layers") if name in case)):
+    for name in ("batch", "heads", "head_size", *(name for name in ("kv_heads", "layers", "ranks") if name in case)):
         value = case.get(name)
         most = MOST_LAYERS if name == "layers" else 2**31
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:

@@ -17,13 +17,17 @@ from longatlas.decoder.state import here, state_bytes, tensors
 from longatlas.decoder.teacher import give_random_teacher
 from longatlas.errors import UnsupportedError
 from longatlas.kernels import is_interpreting
+from longatlas.parallel import Launcher
 from longatlas.slots import Context
 from longatlas.testing.case import Case
 from longatlas.testing.compare import EXACT, require, require_close
 from longatlas.testing.heads import permute_heads
 from longatlas.testing.impls import compare_impl
+from longatlas.testing.ranks import compare_ranks
 from longatlas.testing.report import SkipCheck
 from longatlas.words import BASELINE
+
+RANKS = (2, 4)
 
 
 def builds(case: Case) -> None:
@@ -167,6 +171,20 @@ def equals_vanilla(case: Case) -> None:
         require_close(decoder(tokens)[0], vanilla(tokens)[0], EXACT, "logits beside vanilla's")
 
 
+def ranks_equal_one(case: Case) -> None:
+    """2 and 4 ranks give the outputs, the final state and all gradients of one, on every rank, where the card says
+    ranks=True; on GPUs as many as there are."""
+    if not case.combination.ranks:
+        raise SkipCheck("its card does not say that it computes with several ranks")
+    most = torch.cuda.device_count() if case.device == "cuda" else max(RANKS)
+    if most < min(RANKS):
+        raise SkipCheck(f"it takes {min(RANKS)} GPUs, and there is {most}")
+    with Launcher() as launcher:
+        for n in RANKS:
+            if n <= most:
+                compare_ranks(case, n, "auto", launcher)
+
+
 def batch_permutation(case: Case) -> None:
     """Sequences of a batch do not influence one another."""
     decoder = case.decoder()
@@ -306,6 +324,7 @@ CHECKS: tuple[Check, ...] = (
     finite_gradients,
     impls_match_reference,
     equals_vanilla,
+    ranks_equal_one,
     batch_permutation,
     head_permutation,
     state_growth,

@@ -12,6 +12,7 @@ from longatlas.decoder.decoder import Decoder
 from longatlas.decoder.operation import operation
 from longatlas.decoder.state import tensors
 from longatlas.errors import UnsupportedError
+from longatlas.parallel.shards import whole
 from longatlas.testing.case import Case
 from longatlas.testing.compare import EXACT, require, require_close, rms_ratio
 
@@ -53,7 +54,7 @@ def compare_impl(case: Case, impl: str, length: int, dtype: torch.dtype = torch.
     of what the reference itself loses in that dtype where that is more. Rounding to integers and top-k turn a last-bit
     difference into a visible one now and then, so a rough dtype fails only when it fails for every one of five seeds.
     """
-    exact = _evidence(case, "reference", torch.float64, length)
+    exact = evidence(case, "reference", torch.float64, length)
     if not impl.startswith(WITHOUT_DOUBLE):
         agreement = _compare_double(case, impl, length, exact)
         if dtype == torch.float64:
@@ -64,25 +65,29 @@ def compare_impl(case: Case, impl: str, length: int, dtype: torch.dtype = torch.
         except AssertionError:
             if seed == SEEDS[-1]:
                 raise
-            exact = _evidence(case, "reference", torch.float64, length, seed + 1)
+            exact = evidence(case, "reference", torch.float64, length, seed + 1)
     raise RuntimeError("no seed was tried")
 
 
 def _compare_double(case: Case, impl: str, length: int, expected: Evidence) -> Agreement:
-    found = _evidence(case, impl, torch.float64, length)
-    what = f"impl '{impl}' at T = {length}"
+    found = evidence(case, impl, torch.float64, length)
+    require_same(found, expected, f"impl '{impl}' at T = {length}")
+    return _worst(found, expected)
+
+
+def require_same(found: Evidence, expected: Evidence, what: str, tolerance: float = EXACT) -> None:
+    """Fail unless two runs agree in everything, in fp64 where no other tolerance is given."""
     _require_same_names(found, expected, what)
     for (name, a), (_, b) in zip(found, expected, strict=True):
         if _is_zero(b):
             require(_is_zero(a), f"{what}: {name} should be zero")
         else:
-            require_close(a, b, EXACT, f"{what}: {name} (fp64)")
-    return _worst(found, expected)
+            require_close(a, b, tolerance, f"{what}: {name} ({str(b.dtype).removeprefix('torch.')})")
 
 
 def _compare_rough(case: Case, impl: str, length: int, dtype: torch.dtype, seed: int, exact: Evidence) -> Agreement:
-    rough = _evidence(case, "reference", dtype, length, seed)
-    found = _evidence(case, impl, dtype, length, seed)
+    rough = evidence(case, "reference", dtype, length, seed)
+    found = evidence(case, impl, dtype, length, seed)
     tolerance = ROUGH[dtype]
     _require_same_names(found, exact, f"impl '{impl}' at T = {length}")
     for (name, a), (_, b), (_, c) in zip(found, exact, rough, strict=True):
@@ -95,7 +100,7 @@ def _compare_rough(case: Case, impl: str, length: int, dtype: torch.dtype, seed:
 
 def _require_same_names(found: Evidence, expected: Evidence, what: str) -> None:
     same = [name for name, _ in found] == [name for name, _ in expected]
-    require(same, f"{what} has other outputs, state or parameters than the reference")
+    require(same, f"{what} has other outputs, state or parameters than what it is compared with")
 
 
 def _worst(found: Evidence, expected: Evidence) -> Agreement:
@@ -107,8 +112,8 @@ def _is_zero(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or float(tensor.double().abs().max()) < 1e-10
 
 
-def _evidence(case: Case, impl: str, dtype: torch.dtype, length: int, seed: int = 0) -> Evidence:
-    """Outputs, final state and gradients of one run, by name."""
+def evidence(case: Case, impl: str, dtype: torch.dtype, length: int, seed: int = 0) -> Evidence:
+    """Outputs, final state and gradients of one run, by name; what ranks hold parts of is made whole."""
     decoder = case.decoder(impl=impl, dtype=dtype, seed=seed)
     tokens = case.tokens(length)
     if case.is_context:
@@ -131,7 +136,7 @@ def _evidence(case: Case, impl: str, dtype: torch.dtype, length: int, seed: int 
 
 def _gradients(decoder: Decoder) -> Evidence:
     return [
-        (f"{GRADIENT}{name}", p.grad if p.grad is not None else torch.zeros_like(p))
+        (f"{GRADIENT}{name}", whole(p.grad if p.grad is not None else torch.zeros_like(p)))
         for name, p in decoder.named_parameters()
     ]
 
@@ -156,4 +161,4 @@ def _operation(case: Case, impl: str, dtype: torch.dtype, length: int, seed: int
 
 
 def _named_state(state: Any) -> Evidence:
-    return [(f"tensor {i} of the final state", t.detach()) for i, t in enumerate(tensors(state))]
+    return [(f"tensor {i} of the final state", t.detach()) for i, t in enumerate(tensors(whole(state)))]
