@@ -258,21 +258,23 @@ def test_gradients_reach_every_window_and_the_contexts_own_weights() -> None:
         assert float(weight.grad[place]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5)
 
 
-def test_a_session_trains_through_a_context(make_session: Any) -> None:
-    """A task trains and scores it as it does any method; its own weights move with the decoder's."""
-    part = Part(FUSION, FUSION.resolve_options({"query_len": 8, "window": 8}))
-    session = replace(make_session("passkey", conv=0, steps=30), combination=Combination((part,)))
+@pytest.mark.parametrize("training", ["train", "adapt"])
+def test_a_session_trains_through_a_context(training: str, make_session: Any) -> None:
+    """A task trains it as any method: with the decoder from the start, or its own weights alone, put into a host."""
+    tuned = {"training": "adapt", "tunes": "new"} if training == "adapt" else {}
+    part = Part(replace(FUSION, **tuned), FUSION.resolve_options({"query_len": 8, "window": 8}))
+    session = replace(make_session("passkey", conv=0, steps=20, tune_steps=20), combination=Combination((part,)))
     recipe = passkey.recipe(session)
-    learner, record = session.trained(recipe, 3e-3, 0)
-    fresh = session.build(recipe, session.combination, 0)
-    for name in ("context_module.soft", "core.head.weight"):
-        assert not torch.equal(learner.get_parameter(name), fresh.get_parameter(name)), name
-    text, labels = next(recipe.batches(5))
-    assert record.steps == 30
-    with torch.no_grad():
-        assert float(learner.loss(text, labels)) < float(fresh.loss(text, labels))
-    rows = passkey.run(session)
-    assert {row["T"] for row in rows if row["metric"] == "accuracy"} == set(session.settings["test_lengths"])
+    stage = session.stage(recipe, 3e-3, 0)
+    learner, _ = session.trained(recipe, 3e-3, 0)
+    before = stage.untrained()
+    assert not torch.equal(*(each.get_parameter("context_module.soft") for each in (learner, before)))
+    start = stage.before.made().learner if stage.before else before
+    same = torch.equal(*(each.get_parameter("core.head.weight") for each in (learner, start)))
+    assert same == (training == "adapt")
+    if training == "train":
+        rows = passkey.run(session)
+        assert {row["T"] for row in rows if row["metric"] == "accuracy"} == set(session.settings["test_lengths"])
 
 
 # What holds for all contexts.
