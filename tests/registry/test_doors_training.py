@@ -25,6 +25,8 @@ from longatlas import (
 )
 from longatlas.combination import Combination, as_combination
 from longatlas.decoder.defaults import SwiGLU, host_frequencies, next_token_loss
+from longatlas.harness.summary import summarise
+from longatlas.identity import Code
 from longatlas.ops import rotary_embedding
 from longatlas.tasks import estimate, hosts, language_model, mqar
 from longatlas.tasks.session import Session
@@ -241,6 +243,11 @@ def test_a_tuning_of_all_weights_moves_the_hosts(session_of: Any) -> None:
     rows = values(session.sweep(COPY, right))
     assert rows["tune_steps"] == 3
     assert rows["tune_seconds"] > 0
+
+
+def test_a_tuning_takes_a_step(session_of: Any) -> None:
+    with pytest.raises(LongAtlasError, match="a preset of task 'mqar' has tune_steps=0; a tuning takes at least 1, or"):
+        session_of(ADAPTER, tune_steps=0).trained(COPY, 1e-2, 0)
 
 
 def test_a_combination_is_trained_then_tuned_then_put_together() -> None:
@@ -497,6 +504,14 @@ def test_places_are_drawn_in_training_alone_and_by_its_seed(session_of: Any, tmp
     first(tokens)
     first.logits_at(tokens, tokens >= 0)
     assert DRAWN == []
+
+
+def test_code_that_trains_a_method_counts_where_models_are_trained() -> None:
+    other = as_combination(replace(FITTED, calibrate=summarise))
+    assert Code().of(other, "quality") != Code().of(as_combination(FITTED), "quality")
+    assert Code().of(other, "speed") == Code().of(as_combination(FITTED), "speed")
+    mine = as_combination(replace(STUDENT, teacher=Teacher("yarn")))
+    assert Code().of(mine, "quality") != Code().of(as_combination(STUDENT), "quality")
 
 
 # What is told before and after ----------------------------------------------------------------------------------------

@@ -89,3 +89,17 @@ def test_scores_with_and_without_interval(store: Store) -> None:
     store.save(cells[1].record([{"metric": "accuracy", "T": 16, "value": 0.25}], 1.0))
     (table,) = tables(store)
     assert table.lines == [["vanilla", "0.500 ± 0.100"], ["alibi", "0.250"]]
+
+
+def test_what_tells_of_training_stands_in_one_table(store: Store) -> None:
+    told = {"accuracy": "", "best_lr": "", "tune_steps": "", "calibrate_seconds": "yarn:factor=8.0", "loss_balance": ""}
+    rows = [{"metric": name, "value": 0.5, "T": 8, "reason": reason} for name, reason in told.items()]
+    for cell in expand(plan(methods=("vanilla", "yarn"), measure=("quality",), tasks=("mqar",), preset="smoke")):
+        store.save(cell.record(rows if cell.method == "yarn" else rows[:2], 1.0))
+    accuracy, training = tables(store)
+    assert accuracy.title.startswith("mqar: accuracy")
+    assert training.columns == ["method", "best lr", "tune steps", "calibrate seconds", "loss balance"]
+    assert training.lines == [
+        ["vanilla", "0.5", "–", "–", "–"],
+        ["yarn", "0.5", "0.5", "0.5 yarn:factor=8.0", "0.5"],
+    ]

@@ -35,6 +35,7 @@ from longatlas.decoder.teacher import give_random_teacher, teacher_of
 from longatlas.errors import LongAtlasError
 from longatlas.identity import Code, counted, facts
 from longatlas.tasks import hosts
+from longatlas.tasks.loading import freeze_all_but, load
 from longatlas.tasks.sampling import batches_of
 from longatlas.tasks.training import HELD_OUT_SEED, Batches, Recipe, Record, train
 
@@ -89,8 +90,15 @@ class Stage:
     def steps(self) -> int:
         """Of the training or tuning."""
         settings = self.session.settings
-        steps = int(settings["steps"])
-        return steps if self.before is None else int(settings.get("tune_steps", max(1, steps // TUNED_SHARE)))
+        if self.before is None:
+            return int(settings["steps"])
+        steps = int(settings.get("tune_steps", max(1, int(settings["steps"]) // TUNED_SHARE)))
+        if steps < 1:
+            raise LongAtlasError(
+                f"a preset of task '{self.session.task}' has tune_steps={steps}; a tuning takes at least 1, or leave "
+                "it out for a fifth of the steps"
+            )
+        return steps
 
     @property
     def rate(self) -> float:
@@ -188,7 +196,7 @@ class Stage:
         """Load the host's weights, and freeze them where only new ones are tuned; the names of what the host lacked."""
         lacked = load(learner, weights, self.combination.spec, exactly=not self.trains)
         if self.trains and all(part.method.tunes == "new" for part in self.entering):
-            _freeze(learner, lacked, self.combination.spec)
+            freeze_all_but(learner, lacked, self.combination.spec)
         return lacked
 
     def _fitted(self) -> tuple[Combination, dict[str, float]]:
@@ -258,39 +266,3 @@ class Stage:
 def decoder_in(learner: nn.Module) -> Decoder:
     """The decoder of a learner: itself, or inside a task's module around one."""
     return next(module for module in learner.modules() if isinstance(module, Decoder))
-
-
-def load(learner: nn.Module, weights: hosts.Weights, spec: str, *, exactly: bool) -> list[str]:
-    """Put a host's weights into a learner with a method; the names of what the host lacked.
-
-    exactly  host and learner must have the same weights, by name
-
-    Raises LongAtlasError where they do not fit.
-    """
-    try:
-        keys = learner.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise LongAtlasError(f"'{spec}' cannot take its host's weights: {error}") from None
-    odd = {"lacks its weights": keys.missing_keys, "has weights without a place:": keys.unexpected_keys}
-    for words, names in odd.items():
-        if names and exactly:
-            raise LongAtlasError(
-                f"'{spec}' is put into its host as it is, and the host {words} {_listed(names)}; let its module fill "
-                "or take them on loading (_load_from_state_dict), or give the card training='adapt'"
-            )
-    return list(keys.missing_keys)
-
-
-def _freeze(learner: nn.Module, new: list[str], spec: str) -> None:
-    """Let only new parameters be trained. Raises LongAtlasError where none is new."""
-    parameters = dict(learner.named_parameters())
-    if not parameters.keys() & set(new):
-        raise LongAtlasError(
-            f"'{spec}' tunes its new weights alone, and has none that its host lacks; give the card tunes='all'"
-        )
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(name in new)
-
-
-def _listed(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
