@@ -25,7 +25,6 @@ from longatlas import (
 )
 from longatlas.combination import Combination, as_combination
 from longatlas.decoder.defaults import SwiGLU, host_frequencies, next_token_loss
-from longatlas.harness.summary import summarise
 from longatlas.identity import Code
 from longatlas.ops import rotary_embedding
 from longatlas.tasks import estimate, hosts, language_model, mqar
@@ -507,9 +506,11 @@ def test_places_are_drawn_in_training_alone_and_by_its_seed(session_of: Any, tmp
 
 
 def test_code_that_trains_a_method_counts_where_models_are_trained() -> None:
-    other = as_combination(replace(FITTED, calibrate=summarise))
-    assert Code().of(other, "quality") != Code().of(as_combination(FITTED), "quality")
-    assert Code().of(other, "speed") == Code().of(as_combination(FITTED), "speed")
+    plain = method("plain", {"ffn": SwiGLU}, training="adapt")
+    for more in ({"calibrate": fit}, {"sampler": growing}):
+        other, same = as_combination(replace(plain, **more)), as_combination(plain)
+        assert Code().of(other, "quality") != Code().of(same, "quality")
+        assert Code().of(other, "speed") == Code().of(same, "speed")
     mine = as_combination(replace(STUDENT, teacher=Teacher("yarn")))
     assert Code().of(mine, "quality") != Code().of(as_combination(STUDENT), "quality")
 

@@ -21,10 +21,10 @@ metric `accuracy`, best accompanied by a row `chance`. A plugin's task is writte
 
 Settings of a preset that training reads: `steps`, the budget; `lrs`, learning rates; `seeds`, how many, all rates
 with all seeds; `stop`, held-out accuracy at which a training ends early (none = never); `weight_decay` (0.01);
-`tune_steps` (a fifth of `steps`) and `tune_lr` (the training's own) of a tuning with an "adapt" method. A task that
-draws from a text gives it to its Recipe, so that a method's sampler may draw from it (longatlas.tasks.sampling). The rest
-is the task's own; tasks with a host of their own shape take `conv`, the taps of the short convolution before a mixer.
-`session.decoder(config, batches, lr=...)` trains one decoder without a sweep.
+`tune_steps` (a fifth of `steps`) and `tune_lr` (the training's own) of a tuning with an "adapt" method. The rest is the
+task's own; tasks with a host of their own shape take `conv`, the taps of the short convolution before a mixer.
+`session.decoder(config, batches, lr=...)` trains one decoder without a sweep. A task that draws from a text gives it to
+its Recipe, so that a method's sampler may draw from it (longatlas.tasks.sampling).
 
 The rows that a sweep adds, and what low and high mean, are in longatlas.tasks.sweep.
 """
