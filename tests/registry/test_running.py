@@ -13,7 +13,7 @@ import pytest
 from longatlas.errors import LongAtlasError
 from longatlas.harness import running
 from longatlas.harness.cells import expand
-from longatlas.harness.estimating import expected_seconds
+from longatlas.harness.estimating import Predictor
 from longatlas.harness.plan import Plan
 from longatlas.harness.progress import Progress
 from longatlas.harness.running import hosts_path, run
@@ -175,11 +175,12 @@ def test_a_gpu_that_is_not_there_is_bad_input(store: Store, monkeypatch: pytest.
 
 def test_the_time_left_is_told_from_the_start_and_leaves_out_what_is_kept(store: Store) -> None:
     plan = Plan(methods=("vanilla",), **{**CASE, "measure": ("memory",)})
-    expected = expected_seconds(store, plan, expand(plan))
+    cells = expand(plan)
+    predictor = Predictor.of(store, plan, cells)
     _, told = measure(plan, store)
-    assert told[0].left == sum(expected.values()) > 0
+    assert told[0].left == sum(map(predictor.seconds, cells)) > 0
     plan = plan.with_values({"lengths": (8, 16)})
     kept, missing = expand(plan)
-    expected = expected_seconds(store, plan, [kept, missing])
+    predictor = Predictor.of(store, plan, [kept, missing])
     _, told = measure(plan, store)
-    assert (told[0].kept, told[0].left) == (True, expected[missing.key])
+    assert (told[0].kept, told[0].left) == (True, predictor.seconds(missing))
