@@ -94,7 +94,8 @@ def test_context_methods_are_not_trained(store: Store) -> None:
     train = frame[frame["phase"] == "train"].iloc[0]
     assert (train["status"], train["reason"]) == (
         "unsupported",
-        "a context method is put around a trained decoder; it is not trained itself",
+        "'passage_selection' puts its context around a trained decoder; it is not trained itself, which would take a "
+        "Context(trains=True)",
     )
     assert set(frame[frame["phase"] == "prefill"]["status"]) == {"ok"}
 

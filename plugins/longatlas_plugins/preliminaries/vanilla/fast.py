@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from longatlas import Where
@@ -15,7 +16,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, where: Where) -> Tensor:
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)  # [B, H, T, S]
     if where.score_mod is not None:
         scores = where.score_mod(scores, *indices(where.q_positions, where.k_positions, *q.shape[:2]))
-    seen = None
-    if q.shape[2] > 1 or where.visible is not None:
-        seen = visible(None, where.q_positions, where.k_positions, 1, 1, where.visible)
-    return (masked_softmax(scores, seen) @ v).transpose(1, 2)  # eq (1)
+    if q.shape[2] == 1 and not where.differs_by_row:
+        return (torch.softmax(scores, -1) @ v).transpose(1, 2)  # eq (1)
+    seen = visible(None, where.q_positions, where.k_positions, 1, 1, where.visible)
+    if where.visible is not None:  # a query may see nothing then
+        return (masked_softmax(scores, seen) @ v).transpose(1, 2)
+    return (torch.softmax(scores.masked_fill(~seen, float("-inf")), -1) @ v).transpose(1, 2)
