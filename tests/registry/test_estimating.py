@@ -180,7 +180,7 @@ def test_a_run_corrects_what_is_expected_of_the_rest(store: Store) -> None:
 def test_what_was_measured_before_and_what_is_guessed_have_paces_of_their_own(store: Store) -> None:
     plan = plan_of(methods=("vanilla", "alibi"), lengths=(512,))
     vanilla, alibi = expand(plan)
-    store.save(vanilla, [{"metric": "peak_bytes", "value": 1.0}], 10.0)
+    store.save(vanilla.record([{"metric": "peak_bytes", "value": 1.0}], 10.0))
     predictor = Predictor.of(store, plan, [vanilla, alibi])
     guess = predictor.seconds(alibi)
     assert (predictor.is_known(vanilla), predictor.is_known(alibi)) == (True, False)

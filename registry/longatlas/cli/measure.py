@@ -88,7 +88,7 @@ def run(
     with kept_when_interrupted(), progress_bar() as progress:
         frame = run_plan(chosen, store=store, force=force, retry_failed=retry_failed, progress=progress)
     if as_json:
-        print_json(flat_rows(frame))
+        print_json(flat_rows(frame.assign(stale=False)))  # the keys of a run's cells hold today's code
     else:
         print_tables(frame)
 
