@@ -16,6 +16,7 @@ from longatlas.errors import LongAtlasError
 if TYPE_CHECKING:
     from torch import Tensor
 
+METRIC = "loss_"  # begins the name of the row that an added loss becomes
 NO_LABEL = -100  # in labels: nothing is asked for here
 
 Collected = dict[str, "Tensor"]

@@ -126,7 +126,7 @@ def test_a_plugin_that_breaks_between_two_reruns_is_told(empty: Store, breaking:
     breaking.write_text("this is no python")
     app.button(key="find_influence").click().run(timeout=pace.seconds(90))
     assert not app.exception
-    assert "longatlas influence breaking" in app.error[0].value.replace("\\", "")
+    assert "breaking" in app.error[0].value
     breaking.unlink()
     app.run()
     assert not app.exception

@@ -60,7 +60,7 @@ def test_our_section_has_speed_memory_state_and_every_status(saved: tuple[Path, 
     out = saved[1]
     for title in ("prefill: ms (times as fast as vanilla)", "train: peak MiB", "state: KiB after T tokens"):
         assert title in out
-    assert "unsupported  a context method is put around a trained decoder" in out
+    assert "puts its context around a trained decoder" in out
     assert "12 cells: 10 ok, 2 unsupported" in out
     assert "SKIPPED" in out
 
@@ -119,7 +119,9 @@ def test_a_third_party_method_needs_no_code_and_a_crash_costs_its_own_line(
     planted: Callable[..., str], tmp_path: Path
 ) -> None:
     good, bad = planted("third_party"), planted("falls_over", AT_WORK + "ctypes.string_at(0)")
-    wrong = planted("wrong", "if impl != 'reference':\n    attend = lambda q, k, v, where: v * 1.01")
+    wrong = planted(
+        "wrong", "right = attend\nif impl != 'reference':\n    attend = lambda *given: right(*given) * 1.01"
+    )
     done = bench(tmp_path / "empty", "--longatlas-phases", "prefill", methods=f"{good},{bad},{wrong}")
     assert done.returncode == 1
     assert "1 passed" in done.stdout
@@ -226,10 +228,10 @@ BAD = {
         ("--longatlas-cases", "B1-T16"),
         "has 'B1-T16'; expected a shape such as B1_T2048_H8_D64",
     ),
-    "phase": (("--longatlas-phases", "trian"), "plan: phases has the unknown name 'trian'; did you mean 'train'?"),
+    "phase": (("--longatlas-phases", "trian"), "plan: phases has the unknown value 'trian'; did you mean 'train'?"),
     "budget": (("--longatlas-budget", "soon"), "--longatlas-budget is 'soon'; expected a number"),
     "baseline": (("--longatlas-baseline", "none.json"), "cannot read 'none.json'"),
-    "plan beside options": (("--longatlas-plan", "x.yaml"), "takes the place of --longatlas-methods; put it into"),
+    "plan beside options": (("--longatlas-plan", "x.yaml"), "takes the place of --longatlas-cases; put it into"),
     "device": (("--longatlas-device", "cuda"), "no NVIDIA GPU was found here"),
     "no benchmark": (("-p", "no:benchmark"), "longatlas.bench needs pytest-benchmark"),
     "fail": (("--longatlas-fail", "median:5%"), "--longatlas-fail needs --longatlas-baseline"),

@@ -17,6 +17,7 @@ from longatlas.harness.plan import Plan
 from longatlas.identity import Code
 from longatlas.identity.module import TOLD, parse_source, read_source
 from longatlas.measure import bench
+from longatlas.measures import MEASURES
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"longatlas": ROOT / "registry" / "longatlas", "longatlas_plugins": ROOT / "plugins" / "longatlas_plugins"}
@@ -40,6 +41,8 @@ OF_ONE_MEASURE = {
     "measure.timed": "speed",
     "measure.speed": "speed",
     "measure.policies": "speed",
+    "measure.ranked_time": "speed",
+    "measure.ranked_memory": "memory",
     "measure.roofline": "speed",
     "measure.memory": "memory",
     "tasks.session": "quality",
@@ -229,11 +232,11 @@ def test_every_module_that_runs_counts(method: str, measure: str, tmp_path: Path
 def measured(cell: Any, cache: Path) -> None:
     from dataclasses import asdict
 
-    made = bench.Bench()
+    made, function = bench.Bench(), MEASURES[cell.measure].function
     answer = (
-        made.prepare(cell=asdict(cell))
+        made.prepare(cell=asdict(cell), function=function)
         if cell.measure == "speed"
-        else made.measure(cell=asdict(cell), cache=str(cache))
+        else made.measure(cell=asdict(cell), cache=str(cache), function=function)
     )
     while "rows" not in answer:
         answer = made.sample(seconds=0.01)

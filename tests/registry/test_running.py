@@ -152,7 +152,7 @@ def test_a_changed_source_is_measured_again_and_no_other(
     plan = Plan(methods=(planted("one"), planted("two")), **CASE)
     measure(plan, store)
     file = tmp_path / "planted/one.py"
-    file.write_text(file.read_text() + "# changed\n")
+    file.write_text(file.read_text() + "CHANGED = 1\n")
     _, told = measure(plan, store)
     assert told.finished(kept=False) == ["one prefill T=8 ok"]
     assert told.finished(kept=True) == ["two prefill T=8 ok"]

@@ -261,7 +261,7 @@ def test_a_full_disk_keeps_what_is_stored(tmp_path: Path) -> None:
 import resource, sys
 from dataclasses import replace
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {tests!r}]
 from test_store import CELLS, ROWS, Store
 from longatlas import LongAtlasError
 store = Store({name!r})
@@ -273,7 +273,7 @@ try:
 except LongAtlasError as error:
     print(error)
 """
-    code = code.format(here=str(Path(__file__).parent), name=store.name)
+    code = code.format(here=str(Path(__file__).parent), tests=str(Path(__file__).parents[1]), name=store.name)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=pace.seconds(120))
     assert "cannot grow" in done.stdout, done.stdout + done.stderr
     assert "what is stored is kept" in done.stdout
@@ -394,7 +394,9 @@ def test_files_beside_stores_are_told_apart(tmp_path: Path) -> None:
 
 def test_of_cells_from_elsewhere_the_latest_is_what_was_finished_last(store: Store) -> None:
     old, new = (replace(CELLS[0], source=source).record(ROWS, 1.0) for source in ("old", "new"))
-    old, new = replace(old, finished=100.0, origin="there"), replace(new, finished=200.0, origin="there")
+    for record, at in ((old, 100.0), (new, 200.0)):
+        object.__setattr__(record, "facts", {**record.facts, "created": at})
+    old, new = replace(old, origin="there"), replace(new, origin="there")
     for order in ((old, new), (new, old)):
         with store.writing() as connection:
             put(connection, order)

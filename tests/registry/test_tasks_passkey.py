@@ -83,7 +83,7 @@ def test_rows_are_a_map_of_depth_and_length(make_session: Any, monkeypatch: pyte
 def test_one_call_and_two_share_a_host(make_session: Any) -> None:
     """They draw alike for training, and differ in how they ask."""
     trained = [
-        make_session(task)._facts(passkey.recipe(make_session(task)), 1e-3, 0)
+        make_session(task).stage(passkey.recipe(make_session(task)), 1e-3, 0).path
         for task in ("passkey", "segment_passkey")
     ]
     assert trained[0] == trained[1]

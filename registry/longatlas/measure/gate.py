@@ -10,7 +10,7 @@ import torch
 
 from longatlas.combination import parse_spec
 from longatlas.errors import UnsupportedError
-from longatlas.measure import ranked
+from longatlas.measure import ranks as of_ranks
 from longatlas.testing.case import make_case
 from longatlas.testing.checks import causality
 from longatlas.testing.impls import Agreement, compare_impl
@@ -30,9 +30,9 @@ def begin(cell: dict[str, Any]) -> Verdict:
     """Look at a cell's correctness, then set its number of threads. Raises UnsupportedError where a GPU is missing."""
     if cell["device"] == "cuda" and not torch.cuda.is_available():
         raise UnsupportedError("torch finds no GPU here; `longatlas doctor` says why")
-    ranked.check(cell)
+    of_ranks.check(cell)
     how = (cell["impl"], cell["device"], cell["dtype"], "kv_heads" in cell["case"])
-    found = verdict(cell["method"], *how, ranked.ranks_of(cell))
+    found = verdict(cell["method"], *how, of_ranks.ranks_of(cell))
     torch.set_num_threads(cell["threads"])
     return found
 
@@ -53,7 +53,7 @@ def verdict(spec: str, impl: str, device: str, dtype: str, grouped: bool = False
         found: Agreement = compare_impl(case, impl, LENGTH, getattr(torch, dtype))
         causality(case)
         if ranks > 1:
-            ranked.compare(case, ranks, impl)
+            of_ranks.compare(case, ranks, impl)
     except AssertionError as error:
         return Verdict(str(error) or "an assertion in the method failed")
     finally:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from longatlas.decoder.state import state_bytes
-from longatlas.measure import ranked
+from longatlas.measure import ranked_memory
 from longatlas.measure.levels import (
     Inputs,
     Subject,
@@ -23,14 +23,15 @@ from longatlas.measure.levels import (
     reset_gradients,
 )
 from longatlas.measure.live_bytes import LiveBytes
+from longatlas.measure.ranks import ranks_of
 
 Row = dict[str, Any]
 
 
 def memory_of(cell: dict[str, Any], cache: str = "") -> list[Row]:
     """All rows of a memory cell (a mapping of its fields); it needs no trained hosts."""
-    if ranked.ranks_of(cell) > 1:
-        return ranked.memory_rows(cell)
+    if ranks_of(cell) > 1:
+        return ranked_memory.memory_rows(cell)
     return memory_rows(build(cell), cell["phase"], cell["T"], cell["device"])
 
 

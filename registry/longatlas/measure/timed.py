@@ -8,9 +8,11 @@ import torch
 
 from longatlas.combination import parse_spec
 from longatlas.decoder.state import state_bytes
-from longatlas.measure import gate, levels, ranked
+from longatlas.measure import gate, levels
 from longatlas.measure.flops import cell_flops
 from longatlas.measure.policies import POLICIES
+from longatlas.measure.ranked_time import RankedTiming
+from longatlas.measure.ranks import ranks_of
 from longatlas.measure.roofline import Peaks, Traffic, moved_bytes, roofline_rows, written_state
 from longatlas.measure.rows import Row
 from longatlas.measure.speed import Timing
@@ -25,12 +27,12 @@ class TimedCell:
     Raises UnsupportedError where the method has no part in the level.
     """
 
-    timing: Timing | ranked.RankedTiming
+    timing: Timing | RankedTiming
 
     def __init__(self, cell: dict[str, Any], verdict: gate.Verdict, peaks: Peaks | None) -> None:
         self._cell, self._verdict = cell, verdict
-        if ranked.ranks_of(cell) > 1:
-            self.timing = ranked.RankedTiming(cell)
+        if ranks_of(cell) > 1:
+            self.timing = RankedTiming(cell)
             return
         subject = levels.build(cell)
         self._once = levels.phase_runner(subject, cell["phase"], cell["T"])
@@ -60,7 +62,7 @@ class TimedCell:
     def _rows(self) -> list[Row]:
         cell = self._cell
         error = {"metric": "rms_error", "unit": "ratio", "value": self._verdict.error, "n": 1}
-        if isinstance(self.timing, ranked.RankedTiming):
+        if isinstance(self.timing, RankedTiming):
             return [*self.timing.rows(), error]
         roofline = roofline_rows(self._flops, self._moved, self.timing.median, self._peaks)
         return [*self.timing.rows(cell["phase"], levels.tokens_of(cell)), error, *roofline]

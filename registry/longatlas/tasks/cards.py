@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from longatlas.cards import Task
+from longatlas.losses import METRIC
 from longatlas.tasks.mad_cards import MAD
 from longatlas.tasks.presets import SMALL, TINY, later, settings
 
@@ -23,13 +24,12 @@ ABOUT_TRAINING = (
     "calibrate_seconds",
     "diverged",
 )
-LOSS = "loss_"  # begins the metric of a loss that a method adds inside the model
 
 
 def about_training(metrics: Iterable[str]) -> list[str]:
     """Those of the metrics that tell how training went, each once."""
     known = dict.fromkeys(metrics)
-    return [*(name for name in ABOUT_TRAINING if name in known), *(name for name in known if name.startswith(LOSS))]
+    return [*(name for name in ABOUT_TRAINING if name in known), *(name for name in known if name.startswith(METRIC))]
 
 
 CHANCE = "chance"

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from longatlas.errors import UnsupportedError
-from longatlas.tasks.cards import LOSS
+from longatlas.losses import METRIC
 from longatlas.tasks.training import DivergedError, Record
 
 Row = dict[str, Any]
@@ -90,7 +90,7 @@ def _protocol(lr: float, records: list[Record], diverged: int, length: int) -> l
         told.append(_row("calibrate_seconds", "s", seconds, length) | {"reason": "; ".join(specs)})
     for name in dict.fromkeys(name for record in records for name in record.losses):
         added = [record.losses[name] for record in records if name in record.losses]
-        told.append(_row(f"{LOSS}{name}", "nats", added, length))
+        told.append(_row(f"{METRIC}{name}", "nats", added, length))
     return told
 
 
