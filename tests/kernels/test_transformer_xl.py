@@ -276,8 +276,8 @@ def test_a_step_of_training_with_half_precision_weights(device: str) -> None:
         ("v", lambda x: x.bfloat16(), "v has dtype torch.bfloat16; it must be q's"),
         ("rel_k", lambda x: x[:4], "rel_k has 4 rows"),
         ("rel_k", lambda x: x.tolist(), "rel_k is a list; it must be a torch.Tensor"),
-        ("position_bias", lambda x: x[:1], "position_bias is .* must be .H, D."),
-        ("k", lambda x: x.to("meta"), "k is on meta; it must be on q's device"),
+        ("position_bias", lambda x: x[:1], "position_bias has shape .* must be .H, D."),
+        ("k", lambda x: x.to("meta"), "k is on meta, q on .*; move them to one device"),
     ],
 )
 def test_bad_input(device: str, name: str, make: Any, words: str) -> None:

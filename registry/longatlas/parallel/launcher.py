@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from longatlas.errors import LongAtlasError, UnsupportedError
-from longatlas.processes import END_SECONDS
 
 STARTUP_SECONDS = 120.0
+ENDING_SECONDS = 10.0  # for the launcher to end its ranks
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
@@ -109,7 +109,7 @@ class Launcher:
         try:
             if self._process is None:
                 self._start()
-            self._control.settimeout(timeout + 2 * END_SECONDS)
+            self._control.settimeout(timeout + ENDING_SECONDS)
             self._control.sendall(json.dumps(request).encode() + b"\n")
             return self._hear()
         except (OSError, ValueError) as error:
@@ -145,7 +145,7 @@ class Launcher:
         self._lines.close()
         self._control.close()  # it ends then
         with suppress(subprocess.TimeoutExpired):
-            process.wait(2 * END_SECONDS)
+            process.wait(ENDING_SECONDS)
         process.kill()
         process.wait()
 
