@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,9 +70,7 @@ class Stack(nn.Module):
             position = build.position(0)
             self.embed_position, self.draw = position.embed, position.draw
             adopt(self, "position", (position.embed,))
-        self.blocks = nn.ModuleList(
-            Block(replace(config, layer=i), build.mixer(i), build.ffn(i)) for i in range(config.n_layers)
-        )
+        self.blocks = nn.ModuleList(Block(build.at(i), build.mixer(i), build.ffn(i)) for i in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.02)
