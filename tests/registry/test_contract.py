@@ -209,6 +209,9 @@ def test_who_cannot_read_a_padded_batch_says_so():
     for spec in ("transformer_xl", "infini_attention", "streaming_llm"):
         with pytest.raises(UnsupportedError, match="rows of one length"):
             build(spec)(tokens(9), visible=visible)
+    forgets = method({"memory": lambda config: Memory(lambda k, v, past, here: (k, v, None))})
+    with pytest.raises(UnsupportedError, match=r"does not hand on which keys are padding \(Seen.visible\)"):
+        build(forgets)(tokens(9), visible=visible)
     with pytest.raises(LongAtlasError, match=r"visible is \[2, 8\]; tokens are \[2, 9\]"):
         build()(tokens(9), visible=visible[:, 1:])
 

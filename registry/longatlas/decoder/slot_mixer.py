@@ -33,6 +33,11 @@ class SlotOperation(nn.Module):
         if rotate and not raw:
             q, k = rotate(q, k, here.positions)
         seen = Seen(*self.memory.extend(k, v, past, here._replace(q=q)))
+        if here.visible is not None and seen.visible is None:
+            raise UnsupportedError(
+                "its memory does not hand on which keys are padding (Seen.visible); read rows of one length, or use a "
+                "batch of 1"
+            )
         k, v = seen.k, seen.v
         q_positions, k_positions = self._positions(seen, here)
         if rotate and raw and not self.attention.raw:
